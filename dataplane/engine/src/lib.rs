@@ -9,18 +9,18 @@
 //! re-enters the caller: whatever happens is told by [`Engine::next`].
 //! Deliberately absent: protocols, routing, timers of connections, retries. The core owns those.
 
-mod page;
+#![allow(unsafe_code)] // The one crate of the data plane that may; each block says why it is sound.
 
-pub mod epoll;
-pub mod probe;
-pub mod sim;
-pub mod uring;
+mod page;
 
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-pub use page::{Chunk, Page, PagePool, PoolExhausted, LARGE_BYTES, SMALL_BYTES};
+pub use page::{
+    Chunk, Full, LARGE_BYTES, LARGE_IDLE_MAX, Page, PagePool, PoolExhausted, SMALL_BYTES,
+    SMALL_IDLE_MAX,
+};
 
 /// Nanoseconds on the engine's own monotonic clock; in the simulated world, virtual time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -177,7 +177,11 @@ pub trait Engine {
     fn waker(&self) -> Self::Waker;
 
     /// Bind and listen with `SO_REUSEPORT`; gives the address bound (port 0 is filled in).
-    fn listen(&mut self, addr: SocketAddr, options: &ListenOptions) -> io::Result<(ListenerId, SocketAddr)>;
+    fn listen(
+        &mut self,
+        addr: SocketAddr,
+        options: &ListenOptions,
+    ) -> io::Result<(ListenerId, SocketAddr)>;
 
     /// Stop accepting and close the listening socket. Connections accepted before live on.
     /// Unknown ids are ignored.
