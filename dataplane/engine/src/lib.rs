@@ -12,6 +12,13 @@
 #![allow(unsafe_code)] // The one crate of the data plane that may; each block says why it is sound.
 
 mod page;
+mod queue;
+mod slab;
+mod splice;
+mod sys;
+mod waker;
+
+pub mod epoll;
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,6 +28,7 @@ pub use page::{
     Chunk, Full, LARGE_BYTES, LARGE_IDLE_MAX, Page, PagePool, PoolExhausted, SMALL_BYTES,
     SMALL_IDLE_MAX,
 };
+pub use waker::FdWaker;
 
 /// Nanoseconds on the engine's own monotonic clock; in the simulated world, virtual time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -133,10 +141,23 @@ pub enum Event {
     Woken,
 }
 
+/// What an engine is given at its birth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// The most bytes that pages of this engine may hold together. Beyond, receiving waits (`starved`).
+    pub page_bytes_max: usize,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self { page_bytes_max: 256 * 1024 * 1024 }
+    }
+}
+
 /// How to listen.
 #[derive(Clone, Debug, Default)]
 pub struct ListenOptions {
-    /// Length of the queue of connections not yet accepted.
+    /// Length of the queue of connections not yet accepted; 0: 4,096. The kernel caps it at `somaxconn`.
     pub backlog: u32,
 }
 
@@ -241,6 +262,9 @@ pub trait Waker: Clone + Send + Sync + 'static {
     /// End the current or the next waiting `poll`.
     fn wake(&self);
 }
+
+/// Sockets closed in one poll; more wait for the next. Closing takes up to 10 µs, so this is about two milliseconds.
+pub const CLOSES_PER_POLL_MAX: usize = 256;
 
 /// After so many events, `next` says `None`, so that timers and commands of the core get their turn.
 pub const EVENTS_PER_POLL_MAX: u32 = 1024;
