@@ -59,6 +59,10 @@ pub fn write_line(out: &mut String, record: &Record, names: &impl Names) {
     out.push_str("}\n");
 }
 
+fn put(out: &mut String, text: std::fmt::Arguments<'_>) {
+    out.write_fmt(text).expect("a String takes everything");
+}
+
 fn push_upstream(out: &mut String, upstream: SocketAddr, record: &Record) {
     push_text(out, "instance", upstream.to_string().as_bytes());
     out.push_str(if record.upstream_reused { ",\"reused\":true" } else { ",\"reused\":false" });
@@ -68,14 +72,13 @@ fn push_upstream(out: &mut String, upstream: SocketAddr, record: &Record) {
 }
 
 fn push_number(out: &mut String, key: &str, number: u64) {
-    // Writing to a String cannot fail.
-    let _ = write!(out, ",\"{key}\":{number}");
+    put(out, format_args!(",\"{key}\":{number}"));
 }
 
 fn push_cut<const N: usize>(out: &mut String, key: &str, cut_key: &str, text: &Text<N>) {
     push_text(out, key, text.bytes());
     if text.is_cut() {
-        let _ = write!(out, ",\"{cut_key}\":true");
+        put(out, format_args!(",\"{cut_key}\":true"));
     }
 }
 
@@ -84,13 +87,13 @@ fn push_text(out: &mut String, key: &str, text: &[u8]) {
     if text.is_empty() {
         return;
     }
-    let _ = write!(out, ",\"{key}\":\"");
+    put(out, format_args!(",\"{key}\":\""));
     for c in String::from_utf8_lossy(text).chars() {
         match c {
             '"' => out.push_str("\\\""),
             '\\' => out.push_str("\\\\"),
             c if c.is_control() => {
-                let _ = write!(out, "\\u{:04x}", u32::from(c));
+                put(out, format_args!("\\u{:04x}", u32::from(c)));
             }
             c => out.push(c),
         }
@@ -104,8 +107,12 @@ fn push_time(out: &mut String, wall_us: u64) {
     let (days, in_day) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = date(days);
     let (hour, minute, second) = (in_day / 3_600, in_day / 60 % 60, in_day % 60);
-    let _ =
-        write!(out, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z");
+    put(
+        out,
+        format_args!(
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z"
+        ),
+    );
 }
 
 /// Year, month and day of a day counted from 1970-01-01: years begin in March, so that the leap day is the last.

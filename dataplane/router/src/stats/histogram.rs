@@ -103,7 +103,6 @@ impl Reset for Histogram {
 
 /// Bucket of a duration.
 #[inline]
-#[expect(clippy::cast_possible_truncation, reason = "bounded by LAST, or by seven")]
 fn bucket(nanos: u64) -> usize {
     let units = nanos / UNIT_NANOS;
     if units < SUB as u64 {

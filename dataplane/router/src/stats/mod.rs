@@ -19,6 +19,7 @@ mod slot_map;
 pub use cell::{Counter, Gauge};
 pub use histogram::{BUCKETS, Histogram, Snapshot};
 pub use rows::{
-    CLASSES, CoreStats, FAILURES_MAX, InstanceStats, Kind, RouteStats, Row, Statuses, status_class,
+    CLASSES, CoreStats, FAILURES_MAX, FailureCounts, InstanceStats, Kind, RouteStats, Row,
+    Statuses, status_class,
 };
 pub use slot_map::{Reset, SLOTS_MAX, SlotMap};

@@ -3,6 +3,8 @@
 //! The struct, the scrape page and `docs/metrics.md` all come from the same rows. Deliberately absent: any
 //! number for which a metric name would have to be made at run time, except route, job and instance labels.
 
+use std::sync::OnceLock;
+
 use route::{InstanceSlot, RouteSlot};
 
 use super::{Counter, Gauge, Histogram, Reset, SlotMap};
@@ -75,7 +77,7 @@ macro_rules! counted {
     (@type Peak) => { Gauge };
 }
 
-/// Room for the failure table of the data plane: one counter for each reason code.
+/// Most reason codes that are counted apart.
 pub const FAILURES_MAX: usize = 64;
 
 /// Names of the status classes, in the order of [`Statuses`].
@@ -153,7 +155,7 @@ counted! {
     {
         /// Answers to clients by status class, whoever made them.
         answers: Statuses,
-        /// Answers that the router gave itself and exchanges that it cut, by index of the failure table.
+        /// Answers that the router gave itself and exchanges that it cut, by reason code.
         failures: FailureCounts,
         /// From the parsed head to the last byte given to the kernel.
         latency: Histogram,
@@ -164,26 +166,34 @@ counted! {
     }
 }
 
-/// One counter for each reason code, by its index.
+/// One counter for each reason code. The codes are the program's own `&'static str`, so their number is bounded;
+/// each takes the next free place when it is first counted.
 #[derive(Debug)]
-pub struct FailureCounts([Counter; FAILURES_MAX]);
+pub struct FailureCounts(Box<[FailureCount; FAILURES_MAX]>);
 
 impl Default for FailureCounts {
     fn default() -> Self {
-        Self(std::array::from_fn(|_| Counter::default()))
+        Self(Box::new(std::array::from_fn(|_| FailureCount::default())))
     }
 }
 
+#[derive(Debug, Default)]
+struct FailureCount {
+    code: OnceLock<&'static str>,
+    counter: Counter,
+}
+
 impl FailureCounts {
-    /// Count one. An index beyond the table is counted in the last place rather than lost.
-    #[inline]
-    pub fn count(&self, index: usize) {
-        self.0[index.min(FAILURES_MAX - 1)].add(1);
+    /// Count one. Only the owning core calls this. With [`FAILURES_MAX`] codes in use, further ones are counted
+    /// under the last.
+    pub fn count(&self, code: &'static str) {
+        let place = self.0.iter().find(|place| *place.code.get_or_init(|| code) == code);
+        place.unwrap_or(&self.0[FAILURES_MAX - 1]).counter.add(1);
     }
 
-    /// The count of one reason code.
-    pub fn read(&self, index: usize) -> u64 {
-        self.0[index.min(FAILURES_MAX - 1)].read()
+    /// Codes counted so far, in the order in which they first came.
+    pub fn read(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.0.iter().map_while(|place| Some((*place.code.get()?, place.counter.read())))
     }
 }
 
@@ -339,6 +349,16 @@ mod tests {
             statuses.count(status);
         }
         assert_eq!(statuses.read(), [3, 1, 2, 0, 1, 2]);
+    }
+
+    #[test]
+    fn failures_are_counted_by_code() {
+        let failures = FailureCounts::default();
+        for code in ["no_route", "acl_denied", "no_route"] {
+            failures.count(code);
+        }
+        let counts: Vec<_> = failures.read().collect();
+        assert_eq!(counts, [("no_route", 2), ("acl_denied", 1)]);
     }
 
     #[test]

@@ -12,7 +12,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{Acquire, Release};
 
-const CHUNK: usize = 1024;
+const CHUNK_SLOTS: u32 = 1024;
+const CHUNK: usize = CHUNK_SLOTS as usize;
 /// Slots beyond this number share the last one. The table's own limits are lower.
 pub const SLOTS_MAX: usize = 2 * 1024 * 1024;
 /// Generation of an entry that is being zeroed. Real generations may wrap, so this one is skipped by readers only.
@@ -89,7 +90,7 @@ impl<T: Default + Reset> SlotMap<T> {
                     let entry = entry.get()?;
                     let generation = entry.generation.load(Acquire);
                     (generation != NOBODY).then_some((
-                        at * CHUNK as u32 + offset,
+                        at * CHUNK_SLOTS + offset,
                         generation,
                         &entry.value,
                     ))
