@@ -327,6 +327,8 @@ mod tests {
             ("a.*.c", 3, "a star stands for the whole first label and nothing else"),
             ("a*.c", 2, "a star stands for the whole first label and nothing else"),
             ("*", 1, "a star stands for the whole first label and nothing else"),
+            ("*.", 1, "a star stands for the whole first label and nothing else"),
+            ("*..", 3, "a label between dots is empty"),
             ("a..b", 3, "a label between dots is empty"),
             (".a", 1, "a label between dots is empty"),
             ("-a.b", 1, "a label cannot begin with `-`"),

@@ -121,7 +121,7 @@ fn check_characters(text: &str, start: usize, end: usize) -> Result<(), SyntaxEr
     for (offset, c) in host.char_indices() {
         let (what, hint) = match c {
             'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '_' | '.' => continue,
-            '*' if offset == 0 && host[1..].starts_with('.') => continue,
+            '*' if offset == 0 && host.len() > 2 && host[1..].starts_with('.') => continue,
             '*' => {
                 let what = "a star stands for the whole first label and nothing else";
                 (what.to_owned(), "a pattern such as *.example.com")
