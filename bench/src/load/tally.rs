@@ -1,0 +1,116 @@
+//! Counts of one run, the window they are taken in, and the outcome made of them.
+
+use std::time::Duration;
+
+use crate::histogram::Histogram;
+use crate::meter::{self, Meter};
+use crate::outcome::Outcome;
+
+/// An exchange unanswered for this long when the run ends has failed.
+pub(super) const ANSWER_NS_MAX: u64 = 1_000_000_000;
+
+/// Where the run stands, and what was counted.
+pub(super) struct Tally {
+    pub(super) opens_ns: u64,
+    pub(super) closes_ns: u64,
+    opened: Option<Reading>,
+    completed: u64,
+    failed: u64,
+    first_fault: Option<String>,
+    latency: Histogram,
+}
+
+struct Reading {
+    at_ns: u64,
+    completed: u64,
+    proxy_ns: u64,
+    own_ns: u64,
+}
+
+impl Tally {
+    pub(super) fn new(warmup: Duration, window: Duration) -> Self {
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 4);
+        Self {
+            opens_ns: nanos(warmup),
+            closes_ns: nanos(warmup + window),
+            opened: None,
+            completed: 0,
+            failed: 0,
+            first_fault: None,
+            latency: Histogram::default(),
+        }
+    }
+
+    /// Counts an exchange that was right.
+    pub(super) fn complete(&mut self) {
+        self.completed += 1;
+    }
+
+    pub(super) fn completed(&self) -> u64 {
+        self.completed
+    }
+
+    /// Counts a latency, if the exchange was meant to begin inside the window.
+    pub(super) fn latency(&mut self, intended_ns: u64, now_ns: u64) {
+        if intended_ns >= self.opens_ns {
+            self.latency.record(now_ns.saturating_sub(intended_ns));
+        }
+    }
+
+    /// Greatest latency so far; then counts afresh.
+    pub(super) fn take_max_ns(&mut self) -> u64 {
+        let max = self.latency.max_ns();
+        self.latency.clear();
+        max
+    }
+
+    pub(super) fn fail(&mut self, fault: String) {
+        self.failed += 1;
+        self.first_fault.get_or_insert(fault);
+    }
+
+    pub(super) fn failed(&self) -> u64 {
+        self.failed
+    }
+
+    pub(super) fn first_fault(&self) -> &str {
+        self.first_fault.as_deref().unwrap_or("none")
+    }
+
+    /// Opens the window when its time has come. `true` when it is over.
+    pub(super) fn at(&mut self, now_ns: u64, meter: Option<&Meter>) -> Result<bool, String> {
+        if self.opened.is_none() && now_ns >= self.opens_ns {
+            self.opened = Some(self.read(now_ns, meter)?);
+        }
+        Ok(now_ns >= self.closes_ns)
+    }
+
+    fn read(&self, at_ns: u64, meter: Option<&Meter>) -> Result<Reading, String> {
+        let proxy_ns =
+            meter.map_or(Ok(0), Meter::cpu_ns).map_err(|e| format!("CPU of the proxy: {e}"))?;
+        let own_ns = meter::own_cpu_ns().map_err(|e| format!("own CPU: {e}"))?;
+        Ok(Reading { at_ns, completed: self.completed, proxy_ns, own_ns })
+    }
+
+    /// The outcome of a window that ends now.
+    pub(super) fn outcome(&self, now_ns: u64, meter: Option<&Meter>) -> Result<Outcome, String> {
+        let end = self.read(now_ns, meter)?;
+        let Some(start) = &self.opened else { return Err("the window never opened".to_owned()) };
+        let micros = |per_mille| self.latency.quantile_ns(per_mille) as f64 / 1e3;
+        Ok(Outcome {
+            completed: end.completed - start.completed,
+            failed: self.failed,
+            first_fault: self.first_fault.clone(),
+            seconds: (end.at_ns - start.at_ns) as f64 / 1e9,
+            proxy_cpu_us: end.proxy_ns.saturating_sub(start.proxy_ns) as f64 / 1e3,
+            own_cpu_us: end.own_ns.saturating_sub(start.own_ns) as f64 / 1e3,
+            p50_us: micros(500),
+            p99_us: micros(990),
+            p999_us: micros(999),
+            max_us: self.latency.max_ns() as f64 / 1e3,
+            pss_kib: meter.map_or(0, |meter| meter.pss_kib().unwrap_or(0)),
+            idle_bytes: None,
+            max_before_us: None,
+        })
+    }
+}
