@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::queue::{PIECES_MAX, SendQueue, Spares};
 use crate::slab::Slab;
-use crate::splice::{PipePool, Transfer};
+use crate::splice::Transfers;
 use crate::waker::FdWaker;
 use crate::{
     CLOSES_PER_POLL_MAX, Chunk, ConnId, EVENTS_PER_POLL_MAX, Engine, EngineOptions, EngineStats,
@@ -84,11 +84,7 @@ pub struct EpollEngine {
     conns: Slab<Conn>,
     listeners: BTreeMap<u32, Listener>,
     listener_next: u32,
-    transfers: Slab<Option<Transfer>>,
-    pipes: PipePool,
-    /// Transfers that get a turn at the next poll, and those that wait for a pipe.
-    runnable: VecDeque<ConnId>,
-    pipe_waiters: VecDeque<ConnId>,
+    transfers: Transfers,
     /// Events made, in order.
     told: VecDeque<Event>,
     /// Keys of connections and listeners that may have something to read.
@@ -164,10 +160,7 @@ impl EpollEngine {
             conns: Slab::new(),
             listeners: BTreeMap::new(),
             listener_next: 0,
-            transfers: Slab::new(),
-            pipes: PipePool::default(),
-            runnable: VecDeque::new(),
-            pipe_waiters: VecDeque::new(),
+            transfers: Transfers::default(),
             told: VecDeque::new(),
             ready: VecDeque::new(),
             dirty: Vec::new(),
@@ -278,8 +271,8 @@ impl EpollEngine {
         if conn.writable && !conn.queue.is_empty() {
             self.flush(id);
         }
-        self.make_runnable(out);
-        self.make_runnable(into);
+        self.transfers.wake(out);
+        self.transfers.wake(into);
         self.make_ready(id);
     }
 
@@ -473,7 +466,7 @@ impl EpollEngine {
             sys::shutdown_write(conn.raw());
         }
         let into = conn.transfer_in;
-        self.make_runnable(into);
+        self.transfers.wake(into);
     }
 
     fn send_failed(&mut self, id: ConnId, error: Errno) {
@@ -715,7 +708,7 @@ impl Engine for EpollEngine {
             || !self.ready.is_empty()
             || !self.dirty.is_empty()
             || !self.closing.is_empty()
-            || !self.runnable.is_empty();
+            || self.transfers.any_runnable();
         let mut wait = if busy { Some(Duration::ZERO) } else { wait };
         if !self.stalled.is_empty() {
             wait = Some(wait.unwrap_or(ACCEPT_RETRY).min(ACCEPT_RETRY));

@@ -19,6 +19,8 @@ mod sys;
 mod waker;
 
 pub mod epoll;
+pub mod probe;
+pub mod uring;
 
 use std::io;
 use std::net::SocketAddr;

@@ -7,11 +7,13 @@
 //! The rule "fill only an empty pipe" makes `EAGAIN` mean one thing each time: from a fill, that the source has
 //! nothing; from a drain, that the target is full. (A pipe also says `EAGAIN` when its slots are used up.)
 //! A transfer holds a pipe only while bytes are in it: ten thousand silent tunnels hold none.
-//! Deliberately absent: waiting. The engine learns readiness in its own way and calls [`Transfer::turn`].
+//! Deliberately absent: waiting. The engine learns readiness in its own way and then calls [`Transfers::wake`].
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+use crate::slab::Slab;
 use crate::{ConnId, Errno, SpliceEnd, sys};
 
 /// Size asked for; what the kernel grants instead is used just the same.
@@ -21,14 +23,14 @@ const FILL_BYTES: usize = 1024 * 1024;
 /// Bytes moved in one turn before other connections get theirs.
 const TURN_BYTES: u64 = 512 * 1024;
 /// Bytes that all transfers of an engine together move in one poll; about a millisecond's work.
-pub(crate) const POLL_BYTES: u64 = 4 * 1024 * 1024;
+const POLL_BYTES: u64 = 4 * 1024 * 1024;
 /// Pipes that may exist for one engine; transfers beyond wait for one to become empty.
 const PIPES_MAX: usize = 512;
 /// Empty pipes kept for later use.
 const PIPES_IDLE_MAX: usize = 32;
 
 /// A pipe, both ends non-blocking.
-pub(crate) struct Pipe {
+struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
 }
@@ -52,7 +54,7 @@ impl Pipe {
 
 /// Empty pipes, newest first.
 #[derive(Default)]
-pub(crate) struct PipePool {
+struct PipePool {
     idle: Vec<Pipe>,
     existing: usize,
     /// The last try to make one failed, and none came back since.
@@ -82,7 +84,7 @@ impl PipePool {
     }
 
     /// Whether it is worth to try again.
-    pub(crate) fn available(&self) -> bool {
+    fn available(&self) -> bool {
         !self.idle.is_empty() || (self.existing < PIPES_MAX && !self.failing)
     }
 
@@ -121,33 +123,35 @@ pub(crate) struct Transfer {
     left: u64,
     /// Bytes that reached the target's socket.
     pub(crate) moved: u64,
-    /// What `moved` was when the core was told last.
-    pub(crate) told: u64,
     in_pipe: usize,
     pipe: Option<Pipe>,
     eof: bool,
+    /// Readiness that an engine has asked for and not been told yet; for its own use.
+    pub(crate) source_asked: bool,
+    pub(crate) target_asked: bool,
     /// Lies in the engine's list of transfers that get a turn.
-    pub(crate) queued: bool,
+    queued: bool,
 }
 
 impl Transfer {
-    pub(crate) fn new(from: ConnId, to: ConnId, limit: Option<u64>) -> Self {
+    fn new(from: ConnId, to: ConnId, limit: Option<u64>) -> Self {
         let left = limit.unwrap_or(u64::MAX);
         Self {
             from,
             to,
             left,
             moved: 0,
-            told: 0,
             in_pipe: 0,
             pipe: None,
             eof: false,
+            source_asked: false,
+            target_asked: false,
             queued: false,
         }
     }
 
     /// Move what can be moved now, within the bound of a turn.
-    pub(crate) fn turn(&mut self, source: RawFd, target: RawFd, pipes: &mut PipePool) -> Wait {
+    fn turn(&mut self, source: RawFd, target: RawFd, pipes: &mut PipePool) -> Wait {
         let moved_before = self.moved;
         loop {
             if self.in_pipe == 0
@@ -228,10 +232,98 @@ impl Transfer {
     }
 
     /// Return the pipe to the pool, or close it when bytes are left in it.
-    pub(crate) fn give_back(&mut self, pipes: &mut PipePool) {
+    fn give_back(&mut self, pipes: &mut PipePool) {
         if let Some(pipe) = self.pipe.take() {
             pipes.give(pipe, self.in_pipe == 0);
         }
+    }
+}
+
+/// All transfers of an engine, their pipes, and who gets a turn.
+#[derive(Default)]
+pub(crate) struct Transfers {
+    all: Slab<Option<Transfer>>,
+    pipes: PipePool,
+    /// Each lies here at most once.
+    runnable: VecDeque<ConnId>,
+    pipe_waiters: VecDeque<ConnId>,
+    /// Turns and bytes left in this poll.
+    turns_left: usize,
+    bytes_left: u64,
+}
+
+impl Transfers {
+    pub(crate) fn begin(&mut self, from: ConnId, to: ConnId, limit: Option<u64>) -> ConnId {
+        let id = self.all.insert(Some(Transfer::new(from, to, limit)));
+        self.wake(Some(id));
+        id
+    }
+
+    /// What the transfer waits for may have come: it gets a turn.
+    pub(crate) fn wake(&mut self, id: Option<ConnId>) {
+        let Some(id) = id else { return };
+        if let Some(Some(transfer)) = self.all.get_mut(id)
+            && !transfer.queued
+        {
+            transfer.queued = true;
+            self.runnable.push_back(id);
+        }
+    }
+
+    pub(crate) fn any_runnable(&self) -> bool {
+        !self.runnable.is_empty() || (!self.pipe_waiters.is_empty() && self.pipes.available())
+    }
+
+    /// A new poll: everybody who is runnable now gets one turn, as long as the bytes of a poll last.
+    pub(crate) fn begin_turns(&mut self) {
+        if self.pipes.available() {
+            for _ in 0..self.pipe_waiters.len() {
+                let id = self.pipe_waiters.pop_front();
+                self.wake(id);
+            }
+        }
+        self.turns_left = self.runnable.len();
+        self.bytes_left = POLL_BYTES;
+    }
+
+    /// Whose turn it is: transfer, source, target.
+    pub(crate) fn next_turn(&mut self) -> Option<(ConnId, ConnId, ConnId)> {
+        while self.turns_left > 0 && self.bytes_left > 0 {
+            self.turns_left -= 1;
+            let id = self.runnable.pop_front()?;
+            if let Some(Some(transfer)) = self.all.get_mut(id) {
+                transfer.queued = false;
+                return Some((id, transfer.from, transfer.to));
+            }
+        }
+        None
+    }
+
+    /// Give `id` its turn. Gives what it waits for now, the bytes moved in this turn, and those moved in all.
+    pub(crate) fn turn(&mut self, id: ConnId, source: RawFd, target: RawFd) -> (Wait, u64, u64) {
+        let Some(Some(transfer)) = self.all.get_mut(id) else { return (Wait::Turn, 0, 0) };
+        let before = transfer.moved;
+        let wait = transfer.turn(source, target, &mut self.pipes);
+        let all = transfer.moved;
+        let moved = all - before;
+        self.bytes_left = self.bytes_left.saturating_sub(moved);
+        match wait {
+            Wait::Turn => self.wake(Some(id)),
+            Wait::Pipe => self.pipe_waiters.push_back(id),
+            Wait::Source | Wait::Target | Wait::End(_) => {}
+        }
+        (wait, moved, all)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: ConnId) -> Option<&mut Transfer> {
+        self.all.get_mut(id)?.as_mut()
+    }
+
+    /// Take a transfer out; its pipe goes back.
+    pub(crate) fn remove(&mut self, id: Option<ConnId>) -> Option<Transfer> {
+        let mut transfer = self.all.remove(id?)??;
+        transfer.give_back(&mut self.pipes);
+        Some(transfer)
     }
 }
 

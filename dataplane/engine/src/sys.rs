@@ -122,6 +122,15 @@ fn set_option(fd: RawFd, level: i32, name: i32, value: i32) -> io::Result<()> {
         .map(drop)
 }
 
+/// Own a descriptor that the kernel has just given us.
+///
+/// # Safety
+/// `fd` is open and nobody else owns it.
+pub(crate) unsafe fn own(fd: RawFd) -> OwnedFd {
+    // SAFETY: by the contract above.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
 /// A TCP socket of the family of `addr`.
 pub(crate) fn tcp_socket(addr: SocketAddr) -> io::Result<OwnedFd> {
     let family = if addr.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
@@ -129,7 +138,7 @@ pub(crate) fn tcp_socket(addr: SocketAddr) -> io::Result<OwnedFd> {
     // SAFETY: no pointers.
     let fd = check(unsafe { libc::socket(family, kind, 0) })?;
     // SAFETY: a fresh descriptor that nobody else owns.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let fd = unsafe { own(fd) };
     set_option(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
     Ok(fd)
 }
@@ -168,7 +177,7 @@ pub(crate) fn accept(listener: RawFd) -> Result<(OwnedFd, Option<SocketAddr>), E
         return Err(errno());
     }
     // SAFETY: a fresh descriptor that nobody else owns.
-    Ok((unsafe { OwnedFd::from_raw_fd(fd) }, raw.read()))
+    Ok((unsafe { own(fd) }, raw.read()))
 }
 
 /// The other end of a connection; `None` when it is gone already.
@@ -243,6 +252,18 @@ pub(crate) unsafe fn send_vectored(fd: RawFd, pieces: &[libc::iovec]) -> Result<
 pub(crate) fn shutdown_write(fd: RawFd) {
     // SAFETY: no pointers.
     unsafe { libc::shutdown(fd, libc::SHUT_WR) };
+}
+
+/// End both directions of a connection whose sending failed: what was received before stays readable.
+pub(crate) fn shutdown_both(fd: RawFd) {
+    // SAFETY: no pointers.
+    unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
+}
+
+/// Stop listening at once: connections not yet accepted are refused, accepts that wait end.
+pub(crate) fn shutdown_listener(fd: RawFd) {
+    // SAFETY: no pointers.
+    unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
 }
 
 /// Make the coming close send RST and drop what is queued.

@@ -483,6 +483,7 @@ fn a_crowd_comes_and_goes<W: World>() {
 macro_rules! conformance {
     ($($promise:ident),+ $(,)?) => {
         mod epoll { $(#[test] fn $promise() { super::$promise::<super::common::Epoll>(); })+ }
+        mod uring { $(#[test] fn $promise() { super::$promise::<super::common::Uring>(); })+ }
     };
 }
 

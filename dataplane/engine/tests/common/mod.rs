@@ -51,6 +51,25 @@ impl World for Epoll {
     fn rest(&mut self) {}
 }
 
+pub struct Uring;
+
+impl World for Uring {
+    type Engine = engine::uring::UringEngine;
+    fn new() -> Self {
+        Self
+    }
+    fn engine(&mut self, options: &EngineOptions) -> Self::Engine {
+        engine::uring::UringEngine::new(options).unwrap()
+    }
+    fn address(&mut self) -> SocketAddr {
+        Epoll.address()
+    }
+    fn dead_address(&mut self) -> SocketAddr {
+        Epoll.dead_address()
+    }
+    fn rest(&mut self) {}
+}
+
 /// What one connection went through.
 #[derive(Debug, Default)]
 pub struct Seen {
@@ -265,7 +284,12 @@ impl<W: World> Pair<W> {
     }
 }
 
-/// Bytes in which a shift or a swap shows.
+/// Bytes in which a shift or a swap shows: a block of a prime length, repeated.
 pub fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i.wrapping_mul(31) ^ (i >> 8) ^ (i >> 16)).to_le_bytes()[0]).collect()
+    const BLOCK: usize = 65_521;
+    let byte = |i: usize| (i.wrapping_mul(31) ^ (i >> 8)).to_le_bytes()[0];
+    let block: Vec<u8> = (0..BLOCK.min(len)).map(byte).collect();
+    let mut bytes = block.repeat(len.div_ceil(BLOCK));
+    bytes.truncate(len);
+    bytes
 }
