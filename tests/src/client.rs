@@ -13,6 +13,9 @@ use crate::server::{ignore, reset};
 use crate::wait::DEADLINE;
 use crate::wire::Wire;
 
+/// Interim answers to one request beyond which a client calls them endless.
+pub const INTERIM_MAX: usize = 1_000;
+
 /// What a client speaks over.
 pub trait Stream: Read + Write + Send {
     /// The socket below.
@@ -200,6 +203,9 @@ impl<S: Stream> Client<S> {
             let response = self.try_any_head(method)?;
             if (100..200).contains(&response.status) && response.status != 101 {
                 interim.push((response.status, response.fields));
+                if interim.len() > INTERIM_MAX {
+                    return Err(io::Error::new(ErrorKind::InvalidData, "endless interim answers"));
+                }
                 continue;
             }
             return Ok(Response { interim, ..response });
