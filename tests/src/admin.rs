@@ -150,12 +150,12 @@ pub fn set_weight(endpoint: &str, job: &str, weight: f64) -> Value {
 
 /// `add_instance`.
 pub fn add_instance(job: &str, addr: SocketAddr) -> Value {
-    json!({ "op": "add_instance", "job": job, "addr": addr.to_string() })
+    json!({ "op": "add_instance", "job": job, "instance": addr.to_string() })
 }
 
 /// `remove_instance`.
 pub fn remove_instance(job: &str, addr: SocketAddr) -> Value {
-    json!({ "op": "remove_instance", "job": job, "addr": addr.to_string() })
+    json!({ "op": "remove_instance", "job": job, "instance": addr.to_string() })
 }
 
 /// `remove_route`.

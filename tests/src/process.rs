@@ -3,6 +3,7 @@
 //! Deliberately absent: ending anything by name.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Instant;
@@ -117,6 +118,22 @@ pub fn run(command: &mut Command) -> std::process::Output {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().unwrap_or_else(|e| panic!("start {command:?}: {e}"));
     finish(child, &format!("{command:?}"))
+}
+
+/// As [`run`], with bytes on its standard input, which ends after them.
+///
+/// # Panics
+/// When it cannot be started or does not end.
+pub fn run_with_input(command: &mut Command, input: &[u8]) -> std::process::Output {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|e| panic!("start {command:?}: {e}"));
+    let mut to = child.stdin.take().expect("it was piped");
+    let bytes = input.to_vec();
+    // A program may end without reading all of it; that is its own affair.
+    let writer = std::thread::spawn(move || crate::server::ignore(to.write_all(&bytes)));
+    let output = finish(child, &format!("{command:?}"));
+    crate::server::ignore(writer.join());
+    output
 }
 
 /// Wait for a child with piped outputs and give them; it is killed at three deadlines.

@@ -182,8 +182,8 @@ impl Drop for Router {
 
 /// The address of a listener by kind, from `/v1/status`.
 fn listener(status: &Value, kind: &str) -> Option<SocketAddr> {
-    let first = &status["listeners"][kind][0];
-    first.as_str()?.parse().ok()
+    let found = status["listeners"].as_array()?.iter().find(|listener| listener["kind"] == kind)?;
+    found["address"].as_str()?.parse().ok()
 }
 
 /// The router's binary.

@@ -49,7 +49,7 @@ fn a_set_with_one_bad_change_changes_nothing() {
         set_weight("http://nobody.test", "app", 1.0),
         json!({ "op": "remove_route", "endpoint": "http://nobody.test" }),
         json!({ "op": "dance" }),
-        json!({ "op": "add_instance", "job": "app", "addr": "nowhere" }),
+        json!({ "op": "add_instance", "job": "app", "instance": "nowhere" }),
     ] {
         let answer = router.admin.try_apply(&[good.clone(), bad.clone(), good.clone()]);
         assert!((400..500).contains(&answer.status), "{bad}: {}", answer.response.text());
