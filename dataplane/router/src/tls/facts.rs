@@ -81,6 +81,13 @@ pub(super) const fn protocol_name(version: ProtocolVersion) -> &'static str {
     }
 }
 
+/// Bytes as hexadecimal text.
+pub(super) fn hex(bytes: &[u8]) -> Box<str> {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect::<String>().into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

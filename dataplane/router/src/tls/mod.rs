@@ -14,6 +14,7 @@
 mod facts;
 mod load;
 mod names;
+mod output;
 mod session;
 mod store;
 #[cfg(test)]

@@ -16,19 +16,19 @@
 //!
 //! rustls remembers places in bytes it has seen but not used (a handshake message in several records), so every call
 //! into it gets those bytes again: never an empty slice while something is pending.
-//! Deliberately absent: time-outs, sockets, half-RTT and early data.
+//! Deliberately absent: time-outs, sockets, half-RTT and early data. In builds with debug assertions rustls 0.23 panics
+//! when a peer breaks the protocol after our `close_notify`; built for release it answers with an alert.
 
 use std::mem;
 use std::sync::Arc;
 
-use engine::{Chunk, LARGE_BYTES, Page, PagePool, PoolExhausted, SMALL_BYTES};
-use rustls::HandshakeKind;
+use engine::{Chunk, LARGE_BYTES, Page, PagePool, PoolExhausted};
 use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{
-    ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic,
-};
+use rustls::unbuffered::{ConnectionState, EncryptError, UnbufferedStatus, WriteTraffic};
+use rustls::{HandshakeKind, ProtocolVersion};
 
 use super::facts::{self, Alpn, SessionFacts};
+use super::output::{Flight, Plaintext, Server, page_for};
 use super::store::TlsStore;
 use super::ticket::{self, Notes};
 
@@ -43,6 +43,7 @@ const RECORD_ROOM_BYTES: usize = 96;
 /// Plaintext of one outgoing record, so that the record fits a large page.
 pub(super) const FRAGMENT_BYTES_MAX: usize = LARGE_BYTES - RECORD_ROOM_BYTES;
 const ALERT_DECODE_ERROR: u8 = 50;
+const TLS13: ProtocolVersion = ProtocolVersion::TLSv1_3;
 
 /// What one call produced. Reuse it: the core takes the chunks out and keeps the vectors.
 #[derive(Debug, Default)]
@@ -127,6 +128,8 @@ pub struct TlsSession {
     pending: Vec<u8>,
     handshake: Option<Handshake>,
     facts: Option<Box<SessionFacts>>,
+    /// Session tickets that wait for the first answer, to leave with it in one write.
+    tickets: Option<Chunk>,
     /// No more bytes from the peer are of interest.
     peer_closed: bool,
     /// We have said that we send no more.
@@ -143,6 +146,7 @@ impl TlsSession {
             pending: Vec::new(),
             handshake: Some(handshake),
             facts: None,
+            tickets: None,
             peer_closed: false,
             closed: false,
             failed: false,
@@ -246,7 +250,7 @@ impl TlsSession {
         pages: &PagePool,
         out: &mut TlsOutput,
     ) -> Result<usize, TlsError> {
-        let mut plaintext = Plaintext { page: None, expected: bytes.len(), pages };
+        let mut plaintext = Plaintext::new(bytes.len(), pages);
         let mut flight = Flight::new(pages);
         let mut used = 0;
         loop {
@@ -271,6 +275,7 @@ impl TlsSession {
                     }
                 },
                 Ok(ConnectionState::EncodeTlsData(mut record)) => {
+                    out.to_send.extend(self.tickets.take());
                     flight.append(&mut record, &mut out.to_send).map(|()| Step::Again)
                 }
                 Ok(ConnectionState::TransmitTlsData(sent)) => {
@@ -295,9 +300,14 @@ impl TlsSession {
                 }
             }
         }
+        let request_is_here = plaintext.any();
         plaintext.finish(&mut out.plaintext);
+        if self.finish_handshake() && request_is_here && self.conn.protocol_version() == Some(TLS13)
+        {
+            // Only tickets are left to send, and an answer is to be expected soon.
+            self.tickets = flight.take();
+        }
         flight.finish(&mut out.to_send);
-        self.finish_handshake();
         Ok(used)
     }
 
@@ -327,32 +337,36 @@ impl TlsSession {
         }
     }
 
-    fn finish_handshake(&mut self) {
+    /// Write down the facts when the handshake is done. Gives whether it was done just now.
+    fn finish_handshake(&mut self) -> bool {
         if self.handshake.is_none() || self.conn.is_handshaking() {
-            return;
+            return false;
         }
         self.settle();
         let (Some(suite), Some(version)) =
             (self.conn.negotiated_cipher_suite(), self.conn.protocol_version())
         else {
-            return;
+            return false;
         };
         let Some(notes) = self.handshake.take().and_then(|handshake| handshake.notes) else {
-            return;
+            return false;
         };
         self.facts = Some(Box::new(SessionFacts {
             cipher: facts::cipher_name(suite.suite()),
             protocol: facts::protocol_name(version),
-            session_id: hex(&notes.identity),
+            session_id: facts::hex(&notes.identity),
             reused: self.conn.handshake_kind() == Some(HandshakeKind::Resumed),
             server_name: notes.server_name.map(String::into_boxed_str),
             alpn: Alpn::from_wire(self.conn.alpn_protocol()),
         }));
+        true
     }
 
     /// rustls has given up: collect the alert. `rest` is what it may still point into.
     fn fail(&mut self, rest: &mut [u8], pages: &PagePool, out: &mut TlsOutput) {
         self.failed = true;
+        // Records are numbered: what waits goes first.
+        out.to_send.extend(self.tickets.take());
         let mut flight = Flight::new(pages);
         while self.conn.wants_write() {
             match self.conn.process_tls_records(rest).state {
@@ -485,6 +499,7 @@ impl TlsSession {
         if self.handshaking() {
             return Err(TlsError::Handshaking);
         }
+        to_send.extend(self.tickets.take());
         let (mut pending, mut used) = (mem::take(&mut self.pending), 0);
         let mut flight = Flight::new(pages);
         let result = loop {
@@ -516,100 +531,10 @@ impl TlsSession {
     }
 }
 
-type Server = rustls::server::ServerConnectionData;
-
 enum Step {
     Again,
     PeerClosed,
     Wait,
-}
-
-/// Decrypted bytes on their way into pages; small ones when little is expected.
-struct Plaintext<'a> {
-    page: Option<Page>,
-    /// No more plaintext than this can come.
-    expected: usize,
-    pages: &'a PagePool,
-}
-
-impl Plaintext<'_> {
-    fn append(&mut self, mut payload: &[u8], to: &mut Vec<Chunk>) -> Result<(), TlsError> {
-        while !payload.is_empty() {
-            let mut page = match self.page.take() {
-                Some(page) => page,
-                None => page_for(self.expected, self.pages)?,
-            };
-            let spare = page.spare();
-            let count = spare.len().min(payload.len());
-            spare[..count].copy_from_slice(&payload[..count]);
-            page.advance(count);
-            payload = &payload[count..];
-            self.expected = self.expected.saturating_sub(count);
-            match page.len() == page.capacity() {
-                true => to.push(page.freeze()),
-                false => self.page = Some(page),
-            }
-        }
-        Ok(())
-    }
-
-    fn finish(&mut self, to: &mut Vec<Chunk>) {
-        to.extend(self.page.take().map(Page::freeze));
-    }
-}
-
-/// An empty page that holds `bytes`, if a large one does.
-fn page_for(bytes: usize, pages: &PagePool) -> Result<Page, PoolExhausted> {
-    if bytes <= SMALL_BYTES { pages.small() } else { pages.large() }
-}
-
-/// Records that rustls made by itself, packed into pages: a flight of several leaves in one piece.
-struct Flight<'a> {
-    page: Option<Page>,
-    pages: &'a PagePool,
-}
-
-impl<'a> Flight<'a> {
-    const fn new(pages: &'a PagePool) -> Self {
-        Self { page: None, pages }
-    }
-
-    fn append(
-        &mut self,
-        record: &mut EncodeTlsData<'_, Server>,
-        to: &mut Vec<Chunk>,
-    ) -> Result<(), TlsError> {
-        // At most: what is left of the page at hand, a small page, a large page. The store bounds records to that.
-        loop {
-            let mut page = match self.page.take() {
-                Some(page) => page,
-                None => self.pages.small()?,
-            };
-            match record.encode(page.spare()) {
-                Ok(count) => {
-                    page.advance(count);
-                    self.page = Some(page);
-                    return Ok(());
-                }
-                Err(EncodeError::InsufficientSize(_))
-                    if page.capacity() == LARGE_BYTES && page.is_empty() =>
-                {
-                    return Err(TlsError::NoPage);
-                }
-                Err(EncodeError::InsufficientSize(_)) => {
-                    if !page.is_empty() {
-                        to.push(page.freeze());
-                    }
-                    self.page = Some(self.pages.large()?);
-                }
-                Err(EncodeError::AlreadyEncoded) => return Ok(()),
-            }
-        }
-    }
-
-    fn finish(&mut self, to: &mut Vec<Chunk>) {
-        to.extend(self.page.take().filter(|page| !page.is_empty()).map(Page::freeze));
-    }
 }
 
 /// Whether a client that should speak TLS speaks HTTP: no TLS record begins with a capital letter.
@@ -627,9 +552,3 @@ const PLAIN_HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     Apcera-Error: plain_http_on_tls_port\r\n\
     \r\n\
     Plain HTTP was sent to a TLS port: try https:// here\n";
-
-fn hex(bytes: &[u8]) -> Box<str> {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect::<String>().into()
-}

@@ -297,6 +297,52 @@ fn a_session_keeps_its_identity_over_resumptions() {
     }
 }
 
+/// Goal: tickets wait for the answer when the request has come with the end of the handshake, and only then.
+#[test]
+fn tickets_leave_with_the_first_answer() {
+    let Site { files, store, .. } = &site();
+    let config = Arc::new(client_config(files, &[&version::TLS13]));
+    for (together, closing) in [(true, false), (true, true), (false, false)] {
+        let mut pair = Pair::new(&config, store, "www.example.com");
+        let mut bytes = Vec::new();
+        pair.client.write_tls(&mut bytes).unwrap();
+        pair.feed(&bytes).unwrap();
+        assert_eq!(pair.deliver(), ControlFlow::Continue(()));
+        if together {
+            pair.client.writer().write_all(b"request").unwrap();
+        }
+        bytes.clear();
+        while pair.client.wants_write() {
+            pair.client.write_tls(&mut bytes).unwrap();
+        }
+        pair.feed(&bytes).unwrap();
+        assert!(!pair.server.handshaking());
+        assert_eq!(pair.out.to_send.is_empty(), together);
+        assert_eq!(pair.deliver(), ControlFlow::Continue(()));
+        match closing {
+            true => pair.server.close_notify(&pair.pages, &mut pair.out.to_send).unwrap(),
+            false => assert_eq!(pair.server_says(&[b"answer"]), b"answer"),
+        }
+        assert_eq!(pair.deliver(), ControlFlow::Continue(()));
+        assert_eq!(pair.client.tls13_tickets_received(), 2, "{together} {closing}");
+        // The peer misbehaves while tickets wait: the alert is numbered after them.
+        let mut pair = Pair::new(&config, store, "www.example.com");
+        pair.client.writer().write_all(b"request").unwrap();
+        let mut bytes = Vec::new();
+        pair.client.write_tls(&mut bytes).unwrap();
+        pair.feed(&bytes).unwrap();
+        assert_eq!(pair.deliver(), ControlFlow::Continue(()));
+        bytes.clear();
+        while pair.client.wants_write() {
+            pair.client.write_tls(&mut bytes).unwrap();
+        }
+        pair.feed(&bytes).unwrap();
+        assert_eq!(pair.feed(&[23, 3, 3, 0, 1, 0]).unwrap_err().code(), "tls_bad_mac");
+        let ControlFlow::Break(error) = pair.deliver() else { panic!("no alert") };
+        assert!(error.to_string().contains("BadRecordMac"), "{error}");
+    }
+}
+
 /// Goal: a client that leaves the choice of the version to us, and resumes, may do so; no resumption, no tickets.
 #[test]
 fn a_client_without_resumption_is_served() {
