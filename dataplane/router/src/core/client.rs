@@ -1,0 +1,607 @@
+//! HTTP/1.1 towards the client: bytes become request heads and bodies, exchanges become response bytes.
+//!
+//! ```text
+//!  Head ──whole head──▶ Body ──whole body──▶ Waiting ──response ended──▶ Head
+//!    │ refused            │ answered early                                ▲
+//!    └────▶ Lingering ◀───┘           (no body: Head ▶ Waiting at once) ──┘
+//! ```
+//!
+//! A request that comes while another is served waits in the backlog, and reading stops: pipelining without
+//! queues. Deliberately absent: which instance serves (`flow.rs`), HTTP/2 (its own file, on the same exchanges).
+
+use std::net::SocketAddr;
+
+use engine::{Chunk, ConnId, Engine, ListenerId, SpliceEnd};
+use http1::{HeadError, Piece, RequestFraming, RequestHead, head_end, parse_request, refuse_early};
+
+use super::answer::room_for;
+use super::conn::{BodyIn, Client, IpText, Kind, Partial, Stage};
+use super::exchange::Splice;
+use super::failure::Failure;
+use super::phase::Event as Happened;
+use super::slab::Id;
+use super::{BACKLOG_HIGH_BYTES, BACKLOG_LOW_BYTES, Core, DoorKind, SPLICE_MIN_BYTES};
+use crate::hub::Phase as Life;
+use crate::tls::TlsSession;
+
+/// Bytes of an unwanted request body that are read and dropped before the connection is cut.
+const LINGER_BYTES_MAX: u32 = 1 << 20;
+
+/// Time that an answered client has to stop sending and to close, in milliseconds.
+const LINGER_MS: u32 = 2_000;
+
+impl<E: Engine> Core<E> {
+    // === events of the engine ===
+
+    pub(super) fn accepted(&mut self, listener: ListenerId, conn: ConnId, peer: SocketAddr) {
+        let door = u16::try_from(listener.0).unwrap_or(u16::MAX);
+        let Some(kind) = self.door(door).map(|door| door.kind) else {
+            return self.engine.abort(conn); // The listener was closed while this event was on its way.
+        };
+        if self.conns.clients() >= self.settings.limits.connections_max as usize {
+            self.shared.stats.connections_refused.add(1);
+            return self.engine.abort(conn);
+        }
+        let tls = match kind {
+            DoorKind::Https => match self.hub.tls() {
+                Some(store) => Some(Box::new(TlsSession::new(&store))),
+                None => return self.engine.abort(conn),
+            },
+            _ => None,
+        };
+        self.count_opened(kind);
+        let wait = if tls.is_some() {
+            self.settings.timeouts.head
+        } else {
+            self.settings.timeouts.client_idle
+        };
+        let stage = if matches!(kind, DoorKind::Tcp(_)) { Stage::Raw } else { Stage::Head };
+        let client = Client {
+            peer,
+            peer_text: IpText::new(peer.ip()),
+            door,
+            stage,
+            paused: false,
+            eof: false,
+            write_timed: false,
+            served: 0,
+            lingered: 0,
+            exchange: None,
+            tls,
+            partial: None,
+            body: BodyIn::None,
+            backlog: Vec::new(),
+        };
+        self.conns.put(conn, Kind::Client(client));
+        self.set_deadline(conn, wait);
+        if let DoorKind::Tcp(addr) = kind {
+            self.tcp_opened(conn, addr, peer);
+        }
+    }
+
+    /// Bytes from the socket: through TLS, if the door has it.
+    pub(super) fn client_data(&mut self, conn: ConnId, chunk: Chunk) {
+        let Self { conns, engine, tls_out, .. } = self;
+        let Some(client) = conns.client(conn) else { return };
+        let Some(tls) = &mut client.tls else { return self.client_plain(conn, chunk) };
+        let handshaking = tls.handshaking();
+        let outcome = tls.on_bytes(chunk, engine.pages(), tls_out);
+        let done = handshaking && !tls.handshaking();
+        for chunk in tls_out.to_send.drain(..) {
+            engine.send(conn, chunk);
+        }
+        if done {
+            self.tls_established(conn);
+        }
+        let mut plaintext = std::mem::take(&mut self.tls_out.plaintext);
+        for chunk in plaintext.drain(..) {
+            self.client_plain(conn, chunk);
+        }
+        self.tls_out.plaintext = plaintext;
+        let closed = std::mem::take(&mut self.tls_out.peer_closed);
+        if outcome.is_err() {
+            self.shared.stats.tls_failed.add(u64::from(handshaking));
+            self.client_lost(conn, Failure::ClientGone);
+        } else if closed {
+            self.client_eof(conn);
+        }
+    }
+
+    pub(super) fn client_eof(&mut self, conn: ConnId) {
+        let Some(client) = self.conns.client(conn) else { return };
+        client.eof = true;
+        match client.stage {
+            // Half a head cannot be answered to anybody's use; half a body is a request that never was.
+            Stage::Head if client.backlog.is_empty() => self.close(conn),
+            Stage::Lingering => self.close(conn),
+            Stage::Body => self.client_lost(conn, Failure::ClientGone),
+            // The request is whole: a half-closed client still reads its response.
+            Stage::Head | Stage::Waiting => {}
+            Stage::Raw => {}
+        }
+    }
+
+    pub(super) fn client_broken(&mut self, conn: ConnId) {
+        self.client_lost(conn, Failure::ClientGone);
+    }
+
+    /// The queue towards the client shrank.
+    pub(super) fn client_sent(&mut self, conn: ConnId, left: usize) {
+        let Some(client) = self.conns.client(conn) else { return };
+        if client.write_timed {
+            if left == 0 {
+                client.write_timed = false;
+                if client.stage != Stage::Head {
+                    self.deadlines.clear(conn.slot);
+                }
+            } else {
+                let wait = self.settings.timeouts.body_silence;
+                self.set_deadline(conn, wait);
+            }
+        }
+        if left > BACKLOG_LOW_BYTES {
+            return;
+        }
+        let Some(client) = self.conns.client(conn) else { return };
+        if let Some(id) = client.exchange {
+            self.reply_drained(id, left);
+        } else if client.stage == Stage::Head && !client.backlog.is_empty() {
+            self.client_next(conn);
+        }
+    }
+
+    pub(super) fn client_paused(&mut self, conn: ConnId) {
+        let Some(id) = self.conns.client(conn).and_then(|client| client.exchange) else { return };
+        let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        if exchange.request.splice == Splice::Pausing {
+            exchange.request.splice = Splice::Flushing;
+            self.try_splice_request(id);
+        }
+    }
+
+    pub(super) fn client_deadline(&mut self, conn: ConnId) {
+        let Some(client) = self.conns.client(conn) else { return };
+        let handshaking = client.tls.as_ref().is_some_and(|tls| tls.handshaking());
+        if client.write_timed {
+            return self.client_lost(conn, Failure::ClientSlow);
+        }
+        match client.stage {
+            Stage::Head if handshaking => {
+                self.shared.stats.tls_failed.add(1);
+                self.close(conn);
+            }
+            Stage::Head if client.partial.is_some() => self.refuse(conn, Failure::HeadSlow),
+            Stage::Head => self.client_goodbye(conn),
+            Stage::Body => self.client_lost(conn, Failure::BodySlow),
+            Stage::Lingering => self.abort(conn),
+            Stage::Waiting | Stage::Raw => {}
+        }
+    }
+
+    // === the request ===
+
+    /// Bytes of HTTP, after TLS.
+    fn client_plain(&mut self, conn: ConnId, mut chunk: Chunk) {
+        while !chunk.is_empty() {
+            let Some(client) = self.conns.client(conn) else {
+                // An upgrade in this very chunk made a relay of it: the rest is the tunnel's.
+                return self.relay_plain(conn, chunk);
+            };
+            let rest = match client.stage {
+                Stage::Head if self.engine.backlog(conn) > BACKLOG_HIGH_BYTES => {
+                    return self.client_stash(conn, chunk);
+                }
+                Stage::Head => self.client_head(conn, chunk),
+                Stage::Body => self.client_body(conn, chunk),
+                Stage::Waiting => return self.client_stash(conn, chunk),
+                Stage::Raw => return self.tcp_early(conn, chunk),
+                Stage::Lingering => return self.client_linger(conn, &chunk),
+            };
+            match rest {
+                Some(rest) => chunk = rest,
+                None => return,
+            }
+        }
+    }
+
+    /// Pipelined bytes: they wait for the exchange in progress, and reading stops meanwhile.
+    fn client_stash(&mut self, conn: ConnId, chunk: Chunk) {
+        let chunk = chunk.compact(self.engine.pages());
+        let Some(client) = self.conns.client(conn) else { return };
+        client.backlog.push(chunk);
+        if !client.paused {
+            client.paused = true;
+            self.engine.pause(conn);
+        }
+    }
+
+    fn client_linger(&mut self, conn: ConnId, chunk: &Chunk) {
+        let Some(client) = self.conns.client(conn) else { return };
+        client.lingered =
+            client.lingered.saturating_add(u32::try_from(chunk.len()).unwrap_or(u32::MAX));
+        if client.lingered > LINGER_BYTES_MAX {
+            self.abort(conn);
+        }
+    }
+
+    /// A head, or more of one. Gives back what follows it.
+    fn client_head(&mut self, conn: ConnId, chunk: Chunk) -> Option<Chunk> {
+        let client = self.conns.client(conn)?;
+        match client.partial.take() {
+            Some(partial) => self.client_more_head(conn, partial, chunk),
+            None => match parse_request(&chunk, &mut self.fields, &self.head_limits) {
+                Ok(Some(head)) => self.client_request(conn, chunk, &head),
+                Ok(None) => self.client_keep_partial(conn, &chunk),
+                Err(error) => self.refuse_head(conn, error),
+            },
+        }
+    }
+
+    /// More of a head that came in pieces.
+    fn client_more_head(
+        &mut self,
+        conn: ConnId,
+        mut partial: Box<Partial>,
+        mut chunk: Chunk,
+    ) -> Option<Chunk> {
+        if partial.page.spare().len() < chunk.len() && partial.page.capacity() < engine::LARGE_BYTES
+        {
+            let Ok(mut large) = self.engine.pages().large() else {
+                self.refuse(conn, Failure::Overloaded);
+                return None;
+            };
+            large.extend(partial.page.filled()).expect("a large page holds what a small one did");
+            partial.page = large;
+        }
+        let count = partial.page.spare().len().min(chunk.len());
+        partial.page.extend(&chunk[..count]).expect("no more than fits");
+        let whole = head_end(partial.page.filled(), &mut partial.searched).is_some();
+        let full = partial.page.len() >= self.head_limits.bytes_max.min(engine::LARGE_BYTES);
+        if !whole && !full {
+            if let Err(error) = refuse_early(partial.page.filled(), &self.head_limits) {
+                return self.refuse_head(conn, error);
+            }
+            self.conns.client(conn)?.partial = Some(partial);
+            return None;
+        }
+        let page = partial.page.freeze();
+        match parse_request(&page, &mut self.fields, &self.head_limits) {
+            Ok(Some(head)) => {
+                let rest = self.client_request(conn, page, &head)?;
+                // Of what follows the head in the page, all came from this chunk: the head ended in it.
+                chunk.advance(count - rest.len());
+                Some(chunk)
+            }
+            Ok(None) => self.refuse_head(conn, HeadError::HeadTooLarge),
+            Err(error) => self.refuse_head(conn, error),
+        }
+    }
+
+    /// The beginning of a head: copied out, so that no receive page is held while the client takes its time.
+    fn client_keep_partial(&mut self, conn: ConnId, chunk: &Chunk) -> Option<Chunk> {
+        let Ok(mut page) = room_for(self.engine.pages(), chunk.len()) else {
+            self.refuse(conn, Failure::Overloaded);
+            return None;
+        };
+        page.extend(chunk).expect("the page was asked for with this length");
+        let wait = self.settings.timeouts.head;
+        self.set_deadline(conn, wait);
+        let mut searched = 0;
+        // What was parsed as incomplete has no end so far; this only notes how far that is known.
+        debug_assert!(head_end(chunk, &mut searched).is_none());
+        let searched = chunk.len();
+        self.conns.client(conn)?.partial = Some(Box::new(Partial { page, searched }));
+        None
+    }
+
+    fn refuse_head(&mut self, conn: ConnId, error: HeadError) -> Option<Chunk> {
+        self.refuse(conn, Failure::Head { status: error.status(), code: error.code() });
+        None
+    }
+
+    /// A whole head: begin its exchange. Gives back what follows the head.
+    fn client_request(
+        &mut self,
+        conn: ConnId,
+        mut chunk: Chunk,
+        head: &RequestHead,
+    ) -> Option<Chunk> {
+        let body_wait = self.settings.timeouts.body_silence;
+        let client = self.conns.client(conn)?;
+        client.served = client.served.saturating_add(1);
+        (client.stage, client.body) = match head.framing {
+            RequestFraming::None | RequestFraming::Length(0) => (Stage::Waiting, BodyIn::None),
+            RequestFraming::Length(left) => (Stage::Body, BodyIn::Length(left)),
+            RequestFraming::Chunked => (Stage::Body, BodyIn::Chunked(Box::default())),
+        };
+        if client.stage == Stage::Body {
+            self.set_deadline(conn, body_wait);
+        } else {
+            self.deadlines.clear(conn.slot);
+        }
+        self.open(conn, &chunk, head);
+        chunk.advance(head.head_len);
+        Some(chunk)
+    }
+
+    /// Body bytes. Gives back what follows the body.
+    fn client_body(&mut self, conn: ConnId, mut chunk: Chunk) -> Option<Chunk> {
+        let client = self.conns.client(conn)?;
+        let id = client.exchange?;
+        match &mut client.body {
+            BodyIn::Length(left) => {
+                let count = chunk.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= count as u64;
+                let done = *left == 0;
+                let piece = chunk.split_to(count);
+                self.request_body(id, piece);
+                if done {
+                    self.client_body_done(conn, id);
+                } else {
+                    self.client_wait_for_body(conn, id);
+                }
+                Some(chunk)
+            }
+            BodyIn::Chunked(decoder) => {
+                let (consumed, piece) = match decoder.step(&chunk) {
+                    Ok(step) => step,
+                    Err(_) => {
+                        self.client_lost(conn, Failure::BodyMalformed);
+                        return None;
+                    }
+                };
+                match piece {
+                    Piece::Data(range) => {
+                        let piece = chunk.slice(range);
+                        self.request_body(id, piece);
+                    }
+                    Piece::More => {}
+                    Piece::End => self.client_body_done(conn, id),
+                }
+                chunk.advance(consumed);
+                if chunk.is_empty() {
+                    self.client_wait_for_body(conn, id);
+                }
+                Some(chunk)
+            }
+            BodyIn::None | BodyIn::UntilClose => {
+                debug_assert!(false, "a body is read, but none was announced");
+                None
+            }
+        }
+    }
+
+    fn client_body_done(&mut self, conn: ConnId, id: Id) {
+        let Some(client) = self.conns.client(conn) else { return };
+        if client.exchange != Some(id) || client.stage != Stage::Body {
+            return; // The exchange ended on this very piece.
+        }
+        client.stage = Stage::Waiting;
+        let body = std::mem::replace(&mut client.body, BodyIn::None);
+        self.deadlines.clear(conn.slot);
+        self.request_end(id, &body);
+    }
+
+    /// More body is owed: watch the clock, watch the other side, and think of splice.
+    fn client_wait_for_body(&mut self, conn: ConnId, id: Id) {
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        let upstream = exchange.upstream;
+        let waiting = match upstream {
+            Some(upstream) => self.engine.backlog(upstream) + exchange.request.queued_bytes,
+            None => exchange.request.queued_bytes,
+        };
+        let wait = self.settings.timeouts.body_silence;
+        let Some(client) = self.conns.client(conn) else { return };
+        if client.stage != Stage::Body || client.exchange != Some(id) {
+            return;
+        }
+        if waiting > BACKLOG_HIGH_BYTES {
+            if !client.paused {
+                client.paused = true;
+                self.engine.pause(conn);
+            }
+            self.deadlines.clear(conn.slot);
+            return;
+        }
+        let left = match client.body {
+            BodyIn::Length(left) if client.tls.is_none() && !client.paused => left,
+            _ => 0,
+        };
+        self.set_deadline(conn, wait);
+        let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        if left >= SPLICE_MIN_BYTES
+            && exchange.request.splice == Splice::No
+            && exchange.is_sending()
+        {
+            exchange.request.splice = Splice::Pausing;
+            if let Some(client) = self.conns.client(conn) {
+                client.paused = true;
+            }
+            self.engine.pause(conn);
+        }
+    }
+
+    /// The upstream takes more again: read on.
+    pub(super) fn client_resume(&mut self, conn: ConnId) {
+        let wait = self.settings.timeouts.body_silence;
+        let Some(client) = self.conns.client(conn) else { return };
+        if client.paused && client.backlog.is_empty() {
+            client.paused = false;
+            let body = client.stage == Stage::Body;
+            self.engine.resume(conn);
+            if body {
+                self.set_deadline(conn, wait);
+            }
+        }
+    }
+
+    // === splice of a request body ===
+
+    pub(super) fn try_splice_request(&mut self, id: Id) {
+        let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        let (client, Some(upstream)) = (exchange.client, exchange.upstream) else { return };
+        if exchange.request.splice != Splice::Flushing || self.engine.backlog(upstream) > 0 {
+            return;
+        }
+        let Some(BodyIn::Length(left)) = self.conns.client(client).map(|client| &client.body)
+        else {
+            exchange.request.splice = Splice::No;
+            return;
+        };
+        exchange.request.splice = Splice::Running;
+        self.engine.splice(client, upstream, Some(*left));
+    }
+
+    pub(super) fn client_spliced(&mut self, from: ConnId, _to: ConnId, moved: u64, end: SpliceEnd) {
+        let Some(client) = self.conns.client(from) else { return };
+        let Some(id) = client.exchange else { return };
+        if let BodyIn::Length(left) = &mut client.body {
+            *left = left.saturating_sub(moved);
+        }
+        self.shared.stats.spliced_bytes.add(moved);
+        if let Some(exchange) = self.exchanges.get_mut(id) {
+            exchange.facts.bytes_in += moved;
+            exchange.request.splice = Splice::No;
+        }
+        match end {
+            SpliceEnd::Limit => {
+                self.client_body_done(from, id);
+                self.client_resume(from);
+            }
+            SpliceEnd::Eof | SpliceEnd::SourceBroken(_) => {
+                self.client_lost(from, Failure::ClientGone);
+            }
+            SpliceEnd::TargetBroken(_) => {
+                let upstream = self.exchanges.get(id).and_then(|exchange| exchange.upstream);
+                if let Some(upstream) = upstream {
+                    self.upstream_broken(upstream);
+                }
+            }
+        }
+    }
+
+    // === the end of a response, and of the connection ===
+
+    /// Bytes of a response, through TLS if the door has it.
+    pub(super) fn client_send(&mut self, conn: ConnId, chunk: Chunk) {
+        let Self { conns, engine, tls_send, .. } = self;
+        let tls = match conns.get(conn) {
+            Some(Kind::Client(client)) => client.tls.as_mut(),
+            Some(Kind::Relay(end)) => end.tls.as_mut(),
+            _ => return,
+        };
+        let Some(tls) = tls else { return engine.send(conn, chunk) };
+        // An error here means that the session is over; the socket tells the same in a moment.
+        drop(tls.encrypt(&chunk, engine.pages(), tls_send));
+        for chunk in tls_send.drain(..) {
+            engine.send(conn, chunk);
+        }
+    }
+
+    /// The exchange is over and the response is with the engine: go on with the next request, or end.
+    pub(super) fn client_replied(&mut self, conn: ConnId, keep: bool) {
+        let idle = self.settings.timeouts.client_idle;
+        let draining = self.life != Life::Serving;
+        let Some(client) = self.conns.client(conn) else { return };
+        client.exchange = None;
+        let whole = client.stage == Stage::Waiting;
+        client.body = BodyIn::None;
+        if !whole || !keep || draining {
+            // Unread bytes would turn the close into a reset and could cost the client its response.
+            let unread = !whole || !client.backlog.is_empty();
+            client.backlog.clear();
+            return if unread && !client.eof {
+                self.linger(conn)
+            } else {
+                self.client_goodbye(conn)
+            };
+        }
+        client.stage = Stage::Head;
+        if client.backlog.is_empty() && !client.paused && !client.eof {
+            self.set_deadline(conn, idle);
+            return;
+        }
+        self.client_next(conn);
+    }
+
+    /// Take up what was stashed, oldest first, until an exchange runs or nothing is left.
+    fn client_next(&mut self, conn: ConnId) {
+        loop {
+            let Some(client) = self.conns.client(conn) else { return };
+            let full =
+                client.stage == Stage::Head && self.engine.backlog(conn) > BACKLOG_HIGH_BYTES;
+            if client.exchange.is_some() && client.stage != Stage::Body || full {
+                return;
+            }
+            let mut stashed = std::mem::take(&mut client.backlog).into_iter();
+            let Some(first) = stashed.next() else { break };
+            self.client_plain(conn, first);
+            // What the first chunk left over was stashed again: it comes before the others.
+            if let Some(client) = self.conns.client(conn) {
+                client.backlog.extend(stashed);
+            }
+        }
+        let idle = self.settings.timeouts.client_idle;
+        let Some(client) = self.conns.client(conn) else { return };
+        if client.eof && client.stage == Stage::Head {
+            return self.client_goodbye(conn);
+        }
+        let idling = client.stage == Stage::Head && client.partial.is_none();
+        if client.paused {
+            client.paused = false;
+            self.engine.resume(conn);
+        }
+        if idling {
+            self.set_deadline(conn, idle);
+        }
+    }
+
+    /// Close politely: TLS says goodbye, what is queued leaves.
+    pub(super) fn client_goodbye(&mut self, conn: ConnId) {
+        self.client_close_notify(conn);
+        self.close(conn);
+    }
+
+    fn client_close_notify(&mut self, conn: ConnId) {
+        let Self { conns, engine, tls_send, .. } = self;
+        let Some(tls) = conns.client(conn).and_then(|client| client.tls.as_mut()) else { return };
+        // A session that cannot say goodbye is closed without.
+        drop(tls.close_notify(engine.pages(), tls_send));
+        for chunk in tls_send.drain(..) {
+            engine.send(conn, chunk);
+        }
+    }
+
+    /// Send FIN, then read and drop for a while: the answer must not be lost to a reset.
+    pub(super) fn linger(&mut self, conn: ConnId) {
+        self.client_close_notify(conn);
+        let Some(client) = self.conns.client(conn) else { return };
+        client.stage = Stage::Lingering;
+        client.exchange = None;
+        client.partial = None;
+        client.body = BodyIn::None;
+        client.backlog.clear();
+        client.write_timed = false;
+        if std::mem::take(&mut client.paused) {
+            self.engine.resume(conn);
+        }
+        self.engine.shutdown_write(conn);
+        self.deadlines.set(conn.slot, self.engine.now(), LINGER_MS);
+    }
+
+    /// The client is gone, too slow or wrong: end its exchange, if any, and the connection.
+    pub(super) fn client_lost(&mut self, conn: ConnId, failure: Failure) {
+        let Some(client) = self.conns.client(conn) else { return };
+        match client.exchange {
+            Some(id) => self.feed(id, Happened::ClientLost(failure)),
+            None => self.close(conn),
+        }
+    }
+
+    /// Answer a request of which no exchange came to be, and end the connection: what follows cannot be trusted.
+    pub(super) fn refuse(&mut self, conn: ConnId, failure: Failure) {
+        self.answer(conn, failure, false, false);
+        self.count_refused(conn, failure);
+        self.linger(conn);
+    }
+}
