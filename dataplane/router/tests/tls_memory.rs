@@ -50,7 +50,7 @@ fn connect(config: &Arc<ClientConfig>, store: &Arc<TlsStore>, pages: &PagePool) 
 fn measure(
     version: &'static SupportedProtocolVersion,
     file: &CertificateFile,
-) -> (usize, Vec<Box<TlsSession>>) {
+) -> (usize, Vec<TlsSession>) {
     let store = TlsStore::load(std::slice::from_ref(file)).expect("a certificate");
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(&file.chain).expect("pem")).expect("a root");
@@ -58,10 +58,10 @@ fn measure(
     let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[version]);
     let config = config.expect("a version").with_root_certificates(roots).with_no_client_auth();
     let (config, pages) = (Arc::new(config), PagePool::new(1 << 20));
-    let mut sessions: Vec<Box<TlsSession>> = Vec::with_capacity(WARM_UP + MEASURED);
-    sessions.extend((0..WARM_UP).map(|_| Box::new(connect(&config, &store, &pages))));
+    let mut sessions: Vec<TlsSession> = Vec::with_capacity(WARM_UP + MEASURED);
+    sessions.extend((0..WARM_UP).map(|_| connect(&config, &store, &pages)));
     let before = resident_bytes();
-    sessions.extend((0..MEASURED).map(|_| Box::new(connect(&config, &store, &pages))));
+    sessions.extend((0..MEASURED).map(|_| connect(&config, &store, &pages)));
     let after = resident_bytes();
     assert_eq!(pages.held(), 0, "an idle session holds a page");
     assert!(sessions.iter().all(|session| session.facts().is_some()));
