@@ -20,6 +20,7 @@ mod waker;
 
 pub mod epoll;
 pub mod probe;
+pub mod sim;
 pub mod uring;
 
 use std::io;

@@ -73,6 +73,11 @@ impl SendQueue {
         (self.bytes > 0 && self.rest.is_none()).then_some(&self.first)
     }
 
+    /// The chunk at the front.
+    pub(crate) fn front(&self) -> Option<&Chunk> {
+        (self.bytes > 0).then_some(&self.first)
+    }
+
     /// Describe the front of the queue for a vectored send; gives the number of pieces. The pieces stay valid as long
     /// as neither `consume` nor `clear` is called; `push` does not disturb them.
     pub(crate) fn pieces(&self, into: &mut [libc::iovec]) -> usize {

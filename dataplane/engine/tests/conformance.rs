@@ -483,6 +483,12 @@ fn a_crowd_comes_and_goes<W: World>() {
 macro_rules! conformance {
     ($($promise:ident),+ $(,)?) => {
         mod epoll { $(#[test] fn $promise() { super::$promise::<super::common::Epoll>(); })+ }
+        mod sim_calm {
+            $(#[test] fn $promise() { super::$promise::<super::common::Sim<false>>(); })+
+        }
+        mod sim_gusty {
+            $(#[test] fn $promise() { super::$promise::<super::common::Sim<true>>(); })+
+        }
         mod uring { $(#[test] fn $promise() { super::$promise::<super::common::Uring>(); })+ }
     };
 }

@@ -22,6 +22,8 @@ pub trait World {
     type Engine: Engine;
     fn new() -> Self;
     fn engine(&mut self, options: &EngineOptions) -> Self::Engine;
+    /// How long the second engine waits while both are pumped in turn.
+    const GLANCE: Duration = Duration::ZERO;
     /// An address to listen on.
     fn address(&mut self) -> SocketAddr;
     /// An address where nobody listens.
@@ -68,6 +70,33 @@ impl World for Uring {
         Epoll.dead_address()
     }
     fn rest(&mut self) {}
+}
+
+/// The simulated world; `GUSTY`: with delays, splits, short reads and late pauses.
+pub struct Sim<const GUSTY: bool>(engine::sim::World);
+
+impl<const GUSTY: bool> World for Sim<GUSTY> {
+    type Engine = engine::sim::SimEngine;
+    const GLANCE: Duration = Duration::from_micros(200);
+    fn new() -> Self {
+        let world = engine::sim::World::new(17);
+        if GUSTY {
+            world.set_weather(engine::sim::Weather::gusty());
+        }
+        Self(world)
+    }
+    fn engine(&mut self, options: &EngineOptions) -> Self::Engine {
+        self.0.engine(options)
+    }
+    fn address(&mut self) -> SocketAddr {
+        Epoll.address()
+    }
+    fn dead_address(&mut self) -> SocketAddr {
+        "127.0.0.1:9".parse().unwrap()
+    }
+    fn rest(&mut self) {
+        self.0.step();
+    }
 }
 
 /// What one connection went through.
@@ -221,7 +250,7 @@ pub struct Pair<W: World> {
     pub address: SocketAddr,
 }
 
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 impl<W: World> Pair<W> {
     pub fn new() -> Self {
@@ -242,7 +271,7 @@ impl<W: World> Pair<W> {
     pub fn until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
         let give_up = Instant::now() + PATIENCE;
         while !done(self) {
-            let told = self.a.pump(Duration::from_micros(200)) + self.b.pump(Duration::ZERO);
+            let told = self.a.pump(Duration::from_micros(200)) + self.b.pump(W::GLANCE);
             if told == 0 {
                 self.world.rest();
             }
