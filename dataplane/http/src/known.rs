@@ -117,6 +117,15 @@ impl Known {
     /// What a field name means to us.
     #[inline]
     pub fn of(name: &[u8]) -> Self {
+        let first = name.first().map_or(0, |byte| byte & 0x1f);
+        if LENGTHS[usize::from(first)] >> name.len().min(31) & 1 == 0 {
+            return Self::Other;
+        }
+        Self::of_candidate(name)
+    }
+
+    /// As [`Known::of`], for the few whose first letter and length are right.
+    fn of_candidate(name: &[u8]) -> Self {
         let known = Self::recognise(name);
         if known == Self::Other { Self::of_family(name) } else { known }
     }
@@ -125,11 +134,49 @@ impl Known {
     #[inline]
     fn of_family(name: &[u8]) -> Self {
         match name.first() {
-            Some(b'a' | b'A') => family(name, b"apcera-", Self::Apcera),
-            Some(b'x' | b'X') => family(name, b"x-forwarded-", Self::XForwardedOther),
+            Some(b'a' | b'A') if name.get(1).is_some_and(|byte| byte | 0x20 == b'p') => {
+                family(name, b"apcera-", Self::Apcera)
+            }
+            Some(b'x' | b'X') if name.get(2).is_some_and(|byte| byte | 0x20 == b'f') => {
+                family(name, b"x-forwarded-", Self::XForwardedOther)
+            }
             _ => Self::Other,
         }
     }
+}
+
+/// For each first letter (its five low bits) the lengths a name of ours can have, as bits: most
+/// fields are none of ours and are told so by one load. 31 stands for all that is longer.
+const LENGTHS: [u32; 32] = {
+    const fn lengths(list: &[u32]) -> u32 {
+        let mut bits = 0;
+        let mut index = 0;
+        while index < list.len() {
+            bits |= 1 << list[index];
+            index += 1;
+        }
+        bits
+    }
+    let mut table = [0; 32];
+    table[letter(b'a')] = !lengths(&[0, 1, 2, 3, 4, 5, 6]); // Any name in `apcera-`.
+    table[letter(b'c')] = lengths(&[6, 10, 14]);
+    table[letter(b'e')] = lengths(&[6]);
+    table[letter(b'f')] = lengths(&[9]);
+    table[letter(b'h')] = lengths(&[4, 14]);
+    table[letter(b'k')] = lengths(&[10]);
+    table[letter(b'm')] = lengths(&[12]);
+    table[letter(b'p')] = lengths(&[5, 16, 18, 19]);
+    table[letter(b's')] = lengths(&[10]);
+    table[letter(b't')] = lengths(&[2, 7, 17]);
+    table[letter(b'u')] = lengths(&[7]);
+    table[letter(b'v')] = lengths(&[3]);
+    // Any name in `x-forwarded-`, and two others.
+    table[letter(b'x')] = !lengths(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11]);
+    table
+};
+
+const fn letter(byte: u8) -> usize {
+    (byte & 0x1f) as usize
 }
 
 /// `known` when the name starts with `prefix`, a look-alike when it only folds to it.

@@ -127,11 +127,8 @@ pub(crate) fn is(byte: u8, mask: u8) -> bool {
 /// Offset of the first byte at or after `from` that is not of `mask`, or the length.
 #[inline]
 pub(crate) fn run_end(bytes: &[u8], from: usize, mask: u8) -> usize {
-    let mut at = from;
-    while at < bytes.len() && CLASS[usize::from(bytes[at])] & mask != 0 {
-        at += 1;
-    }
-    at
+    let rest = bytes.get(from..).unwrap_or_default();
+    from + rest.iter().position(|&byte| !is(byte, mask)).unwrap_or(rest.len())
 }
 
 /// True for a non-empty `token`.
@@ -158,8 +155,9 @@ const BLOCK: usize = 8;
 
 /// Offset of the first control byte (tab excepted) in one block.
 ///
-/// Each byte is tested in its own lane: the seven low bits are added to a number that carries
-/// into the eighth exactly when the byte is good, so no lane disturbs its neighbour.
+/// Each byte is tested in its own lane: a number is added to its seven low bits that carries
+/// into the eighth exactly when the byte passes the test, so no lane disturbs its neighbour.
+/// Tabs are told apart only when a control byte was seen, which is mostly the CR at the end.
 #[inline]
 fn first_control(block: &[u8; BLOCK]) -> Option<usize> {
     const fn lanes(byte: u8) -> u64 {
@@ -167,12 +165,15 @@ fn first_control(block: &[u8; BLOCK]) -> Option<usize> {
     }
     let word = u64::from_le_bytes(*block);
     let low = word & lanes(0x7f);
-    let not_control = (low + lanes(0x80 - 0x20)) | word;
-    let other_than = |byte: u8| {
-        let difference = word ^ lanes(byte);
-        ((difference & lanes(0x7f)) + lanes(0x7f)) | difference
-    };
-    let bad = (!not_control & other_than(b'\t') | !other_than(0x7f)) & lanes(0x80);
+    let control = !(low + lanes(0x80 - 0x20));
+    let delete = low + lanes(1);
+    let suspect = (control | delete) & !word & lanes(0x80);
+    if suspect == 0 {
+        return None;
+    }
+    let difference = word ^ lanes(b'\t');
+    let not_tab = ((difference & lanes(0x7f)) + lanes(0x7f)) | difference;
+    let bad = suspect & not_tab;
     (bad != 0).then(|| bad.trailing_zeros() as usize / 8)
 }
 

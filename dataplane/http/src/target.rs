@@ -10,7 +10,7 @@
 use core::net::Ipv6Addr;
 
 use crate::fault::HeadError;
-use crate::scan::{HOST, PATH, QUERY, Span, decimal, run_end};
+use crate::scan::{HOST, PATH, QUERY, Span, decimal, is, run_end};
 
 /// Bytes of a host name without its port (RFC 1035 has 253 and a final dot).
 pub const HOST_NAME_BYTES_MAX: usize = 254;
@@ -97,20 +97,23 @@ fn host_name(text: &[u8]) -> Result<usize, HeadError> {
     if text.first() == Some(&b'[') {
         return ipv6_literal(text);
     }
-    let end = run_end(text, 0, HOST);
+    let (mut end, mut before) = (0, b'.');
+    for &byte in text {
+        if byte == b'.' && before == b'.' {
+            return Err(HeadError::HostMalformed); // An empty label: no name has one.
+        }
+        if !is(byte, HOST) {
+            break;
+        }
+        before = byte;
+        end += 1;
+    }
     if end == 0 {
         return Err(if text.is_empty() {
             HeadError::HostMissing
         } else {
             HeadError::HostMalformed
         });
-    }
-    let mut before = b'.';
-    for &byte in &text[..end] {
-        if byte == b'.' && before == b'.' {
-            return Err(HeadError::HostMalformed); // An empty label: no name has one.
-        }
-        before = byte;
     }
     if end > HOST_NAME_BYTES_MAX { Err(HeadError::HostMalformed) } else { Ok(end) }
 }

@@ -1,0 +1,5 @@
+//! libFuzzer's door to `fuzz::endpoint`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzz::endpoint(bytes));
