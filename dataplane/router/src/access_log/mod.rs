@@ -9,11 +9,13 @@
 //! rotation (the file is opened again on SIGUSR1, after whoever rotates has moved it away).
 
 mod line;
+mod names;
 mod record;
 mod ring;
 mod writer;
 
 pub use line::{Names, write_line};
+pub use names::TableNames;
 pub use record::{Record, Text};
 pub use ring::{LogReceiver, LogSender, RING_RECORDS, ring};
 pub use writer::{LogWriter, Target};

@@ -7,7 +7,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
@@ -66,9 +66,10 @@ struct Shared {
     lines_lost: AtomicU64,
 }
 
-/// Handle of the writer thread.
+/// Handle of the writer thread; shared by those who read its counts.
 pub struct LogWriter {
-    thread: JoinHandle<()>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    wake: Thread,
     shared: Arc<Shared>,
 }
 
@@ -98,13 +99,13 @@ impl LogWriter {
             (0..cores).map(|_| ring(RING_RECORDS, sample, wake.clone())).unzip();
         // Fails only if the thread is gone; then the senders find a full ring and count drops.
         drop(hand_over.send(receivers));
-        Ok((Self { thread, shared }, senders))
+        Ok((Self { thread: Mutex::new(Some(thread)), wake, shared }, senders))
     }
 
     /// Open the path again before the next line: after a rotation.
     pub fn reopen(&self) {
         self.shared.reopen.store(true, Ordering::Release);
-        self.thread.thread().unpark();
+        self.wake.unpark();
     }
 
     /// Lines written so far.
@@ -117,11 +118,13 @@ impl LogWriter {
         self.shared.lines_lost.load(Ordering::Relaxed)
     }
 
-    /// Write what is in the rings and end the thread. Call it after the cores have ended.
-    pub fn stop(self) {
+    /// Write what is in the rings and end the thread. Call it after the cores have ended; a second call does nothing.
+    pub fn finish(&self) {
         self.shared.stop.store(true, Ordering::Release);
-        self.thread.thread().unpark();
-        drop(self.thread.join());
+        self.wake.unpark();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // A writer that panicked has told so on stderr already.
+        drop(thread.map(JoinHandle::join));
     }
 }
 
@@ -137,7 +140,7 @@ impl<N: Names> Loop<N> {
     fn run(mut self, mut rings: Vec<LogReceiver>) {
         let mut batch = String::with_capacity(BATCH_BYTES);
         loop {
-            // Asked before looking, so that what was pushed before the call to `stop` is still written.
+            // Asked before looking, so that what was pushed before the call to `finish` is still written.
             let stop = self.shared.stop.load(Ordering::Acquire);
             if self.shared.reopen.swap(false, Ordering::AcqRel) {
                 self.open_again();
@@ -243,7 +246,7 @@ mod tests {
 
     /// Goal: nothing that was pushed is lost when the router ends, from any core.
     #[test]
-    fn stop_writes_what_is_in_the_rings() {
+    fn finish_writes_what_is_in_the_rings() {
         let path = path("stop");
         let (writer, mut senders) =
             LogWriter::start(Target::File(path.clone()), 2, 1, Nobody).unwrap();
@@ -252,7 +255,7 @@ mod tests {
                 assert!(sender.push(Record { status, ..Record::default() }));
             }
         }
-        writer.stop();
+        writer.finish();
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         assert_eq!(text.lines().count(), 6_000);
@@ -271,7 +274,7 @@ mod tests {
         writer.reopen();
         wait_for(|| path.exists());
         assert!(senders[0].push(Record { status: 202, ..Record::default() }));
-        writer.stop();
+        writer.finish();
         let (old, new) = (std::fs::read_to_string(&moved), std::fs::read_to_string(&path));
         std::fs::remove_file(&path).unwrap();
         std::fs::remove_file(&moved).unwrap();
@@ -285,7 +288,7 @@ mod tests {
             LogWriter::start(Target::File("/dev/full".into()), 1, 1, Nobody).unwrap();
         assert!(senders[0].push(Record::default()));
         wait_for(|| writer.lines_lost() == 1);
-        writer.stop();
+        writer.finish();
         assert!(LogWriter::start(Target::File("/nowhere/x".into()), 1, 1, Nobody).is_err());
     }
 }

@@ -248,6 +248,12 @@ impl CoreStats {
         self.instances.own(slot.0.index, slot.0.generation)
     }
 
+    /// Exchanges that this core runs on a route just now. Any thread.
+    pub fn route_in_flight(&self, slot: RouteSlot) -> u64 {
+        let stats = self.routes.read(slot.0.index, slot.0.generation);
+        stats.map_or(0, |stats| stats.in_flight.read())
+    }
+
     /// Exchanges that this core runs at an instance just now. Any thread.
     pub fn instance_in_flight(&self, slot: InstanceSlot) -> u64 {
         let stats = self.instances.read(slot.0.index, slot.0.generation);
