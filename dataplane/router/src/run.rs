@@ -121,7 +121,7 @@ pub fn start(
     }
     drop(started);
     let running = Running { hub, engine, fell_back, threads };
-    for (core, outcome) in ups {
+    for (core, outcome) in ups.iter().take(cores) {
         if let Err(error) = outcome {
             running.stop();
             return Err(StartError::Core { core, error });
@@ -213,7 +213,7 @@ fn pin(index: usize) {
     let mut set = rustix::thread::CpuSet::new();
     set.set(mine[index % mine.len()]);
     // Not being pinned costs cache misses, nothing else.
-    drop(rustix::thread::sched_setaffinity(None, &set));
+    let _pinned = rustix::thread::sched_setaffinity(None, &set);
 }
 
 /// A seed nobody can guess: request ids of two cores and of two starts must not meet.
