@@ -28,15 +28,40 @@ pub enum Action {
     Deny,
 }
 
-/// One rule of an ACL.
+/// One rule of an ACL, compiled: a comparison under a mask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rule {
     action: Action,
     /// Host bits cleared, never IPv4-mapped.
     net: IpNet,
+    /// Families it speaks of, as bits.
+    families: u8,
+    bits: u128,
+    mask: u128,
+}
+
+const IPV4: u8 = 1;
+const IPV6: u8 = 2;
+
+/// Family and bits of an address; those of IPv4 are the highest, so that masks are alike.
+#[inline]
+fn family_and_bits(ip: IpAddr) -> (u8, u128) {
+    match ip {
+        IpAddr::V4(ip) => (IPV4, u128::from(u32::from(ip)) << 96),
+        IpAddr::V6(ip) => (IPV6, u128::from(ip)),
+    }
 }
 
 impl Rule {
+    fn new(action: Action, net: IpNet) -> Self {
+        let net = unmapped(net.trunc());
+        let (family, bits) = family_and_bits(net.addr());
+        let closes_all = action == Action::Deny && net.prefix_len() == 0;
+        let families = if closes_all { IPV4 | IPV6 } else { family };
+        let mask = u128::MAX.checked_shl(128 - u32::from(net.prefix_len())).unwrap_or(0);
+        Self { action, net, families, bits, mask }
+    }
+
     /// What the rule does.
     #[must_use]
     pub const fn action(&self) -> Action {
@@ -49,11 +74,10 @@ impl Rule {
         self.net
     }
 
-    /// Whether the rule speaks of `client`, which is not IPv4-mapped.
+    /// Whether the rule speaks of a client.
     #[inline]
-    fn matches(&self, client: IpAddr) -> bool {
-        let closes_all = self.action == Action::Deny && self.net.prefix_len() == 0;
-        closes_all || self.net.contains(&client)
+    const fn matches(&self, (family, bits): (u8, u128)) -> bool {
+        self.families & family != 0 && bits & self.mask == self.bits
     }
 }
 
@@ -92,7 +116,7 @@ impl ClientAcl {
         client: IpAddr,
         mut tried: impl FnMut(usize, &Rule, bool),
     ) -> bool {
-        let client = client.to_canonical();
+        let client = family_and_bits(client.to_canonical());
         let decides = |(number, rule): &(usize, &Rule)| {
             let matches = rule.matches(client);
             tried(*number, rule, matches);
@@ -106,7 +130,7 @@ impl ClientAcl {
     #[must_use]
     #[inline]
     pub fn first_match(&self, client: IpAddr) -> Option<(usize, &Rule)> {
-        let client = client.to_canonical();
+        let client = family_and_bits(client.to_canonical());
         self.rules.iter().enumerate().find(|(_, rule)| rule.matches(client))
     }
 }
@@ -162,7 +186,7 @@ fn parse_rule(text: &str, start: usize, part: &str, first: bool) -> Result<Rule,
         let what = format!("`{}` after the network", word.escape_debug());
         return Err(SyntaxError::at(text, start + extra, what, "a comma between rules"));
     }
-    Ok(Rule { action, net: parse_network(text, start + at, network)? })
+    Ok(Rule::new(action, parse_network(text, start + at, network)?))
 }
 
 fn looks_like_network(word: &str) -> bool {
@@ -184,11 +208,11 @@ fn parse_network(text: &str, at: usize, word: &str) -> Result<IpNet, SyntaxError
     };
     let bits_max = if ip.is_ipv4() { 32 } else { 128 };
     let Some(bits) = bits else {
-        return Ok(unmapped(IpNet::from(ip)));
+        return Ok(IpNet::from(ip));
     };
     let plain = !bits.is_empty() && bits.bytes().all(|byte| byte.is_ascii_digit());
     match bits.parse::<u8>().ok().filter(|&n| plain && n <= bits_max) {
-        Some(n) => Ok(unmapped(IpNet::new_assert(ip, n).trunc())),
+        Some(n) => Ok(IpNet::new_assert(ip, n)),
         None => {
             let what =
                 format!("`{}` is no number of bits from 0 to {bits_max}", bits.escape_debug());
@@ -348,12 +372,12 @@ mod tests {
         let wide = (any::<u32>(), 0u8..=32).prop_map(|(ip, n)| (IpAddr::V4(Ipv4Addr::from(ip)), n));
         let six =
             (any::<u128>(), 0u8..=128).prop_map(|(ip, n)| (IpAddr::V6(Ipv6Addr::from(ip)), n));
-        prop_oneof![four, wide, six].prop_map(|(ip, n)| unmapped(IpNet::new_assert(ip, n).trunc()))
+        prop_oneof![four, wide, six].prop_map(|(ip, n)| IpNet::new_assert(ip, n))
     }
 
     fn any_acl() -> impl Strategy<Value = ClientAcl> {
         let action = prop_oneof![Just(Action::Allow), Just(Action::Deny)];
-        let rule = (action, network()).prop_map(|(action, net)| Rule { action, net });
+        let rule = (action, network()).prop_map(|(action, net)| Rule::new(action, net));
         prop::collection::vec(rule, 0..6).prop_map(|rules| ClientAcl { rules: rules.into() })
     }
 

@@ -16,24 +16,17 @@ impl Seed {
     /// Hash of `name`; `App.Example` and `app.example` give the same.
     #[inline]
     pub(crate) fn of_name(self, name: &[u8]) -> u64 {
-        let (words, tail) = name.as_chunks::<8>();
-        let mut state = self.0;
-        for word in words {
-            state = fold(state ^ lower(u64::from_le_bytes(*word)), STIR);
-        }
-        let last = lower(tail_word(tail));
-        fold(state ^ last ^ CLOSE, STIR ^ (name.len() as u64))
+        let (words, last) = words(name);
+        let state = words.fold(self.0, |state, word| fold(state ^ lower(word), STIR));
+        fold(state ^ lower(last) ^ CLOSE, STIR ^ (name.len() as u64))
     }
 
     /// Hash of `path`, to the letter.
     #[inline]
     pub(crate) fn of_path(self, path: &[u8]) -> u64 {
-        let (words, tail) = path.as_chunks::<8>();
-        let mut state = !self.0;
-        for word in words {
-            state = fold(state ^ u64::from_le_bytes(*word), STIR);
-        }
-        fold(state ^ tail_word(tail) ^ CLOSE, STIR ^ (path.len() as u64))
+        let (words, last) = words(path);
+        let state = words.fold(!self.0, |state, word| fold(state ^ word, STIR));
+        fold(state ^ last ^ CLOSE, STIR ^ (path.len() as u64))
     }
 }
 
@@ -43,10 +36,19 @@ pub(crate) fn spells(canonical: &[u8], sent: &[u8]) -> bool {
     if canonical.len() != sent.len() {
         return false;
     }
-    let ((ours, our_tail), (theirs, their_tail)) = (canonical.as_chunks::<8>(), sent.as_chunks());
-    let same =
-        |(a, b): (&[u8; 8], &[u8; 8])| u64::from_le_bytes(*a) == lower(u64::from_le_bytes(*b));
-    ours.iter().zip(theirs).all(same) && tail_word(our_tail) == lower(tail_word(their_tail))
+    let ((ours, our_last), (theirs, their_last)) = (words(canonical), words(sent));
+    our_last == lower(their_last) && ours.eq(theirs.map(lower))
+}
+
+/// The bytes as whole words, and the last eight once more, which may overlap the words and so
+/// take in what is left without a loop. Fewer than eight bytes are one word, filled with zeros.
+#[inline]
+fn words(bytes: &[u8]) -> (impl Iterator<Item = u64>, u64) {
+    let last = match bytes.last_chunk() {
+        Some(last) => u64::from_le_bytes(*last),
+        None => bytes.iter().rev().fold(0, |word, &byte| (word << 8) | u64::from(byte)),
+    };
+    (bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)), last)
 }
 
 /// Both halves of the product, folded into one word.
@@ -54,13 +56,6 @@ pub(crate) fn spells(canonical: &[u8], sent: &[u8]) -> bool {
 fn fold(a: u64, b: u64) -> u64 {
     let (low, high) = a.carrying_mul(b, 0);
     low ^ high
-}
-
-/// Up to seven bytes as one word. The length is part of the hash, so zeros do no harm.
-#[inline]
-fn tail_word(tail: &[u8]) -> u64 {
-    debug_assert!(tail.len() < 8);
-    tail.iter().rev().fold(0, |word, &byte| (word << 8) | u64::from(byte))
 }
 
 /// Eight bytes at once: `A`..=`Z` become `a`..=`z`, everything else stays.

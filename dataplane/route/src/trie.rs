@@ -14,8 +14,9 @@ use std::sync::Arc;
 
 const BITS: u32 = 4;
 const FAN: usize = 1 << BITS;
-/// A fuller bucket becomes a branch.
-const BUCKET_MAX: usize = 16;
+/// A fuller bucket becomes a branch. Twice the fan, so that a split leaves buckets of two on
+/// average, and a million entries, fifteen a bucket, need no fifth level.
+const BUCKET_MAX: usize = 2 * FAN;
 /// A branch whose buckets hold fewer in all becomes a bucket again; half, against flapping.
 const BUCKET_MERGE: usize = BUCKET_MAX / 2;
 /// The hash has no bits below this level: entries with wholly equal hashes share one bucket.
@@ -211,7 +212,7 @@ mod tests {
 
     /// Hashes that agree in many low bits, so that small tests build deep tries.
     fn hash(key: u16) -> u64 {
-        u64::from(key % 64) << 60 | u64::from(key % 7)
+        u64::from(key % 64) << 60 | u64::from(key % 3)
     }
 
     proptest! {
