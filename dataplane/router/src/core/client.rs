@@ -11,7 +11,7 @@
 
 use std::net::SocketAddr;
 
-use engine::{Chunk, ConnId, Engine, ListenerId, SpliceEnd};
+use engine::{Chunk, ConnId, Engine, ListenerId};
 use http1::{HeadError, Piece, RequestFraming, RequestHead, head_end, parse_request, refuse_early};
 
 use super::answer::room_for;
@@ -371,7 +371,7 @@ impl<E: Engine> Core<E> {
         }
     }
 
-    fn client_body_done(&mut self, conn: ConnId, id: Id) {
+    pub(super) fn client_body_done(&mut self, conn: ConnId, id: Id) {
         let Some(client) = self.conns.client(conn) else { return };
         if client.exchange != Some(id) || client.stage != Stage::Body {
             return; // The exchange ended on this very piece.
@@ -431,51 +431,6 @@ impl<E: Engine> Core<E> {
             self.engine.resume(conn);
             if body {
                 self.set_deadline(conn, wait);
-            }
-        }
-    }
-
-    // === splice of a request body ===
-
-    pub(super) fn try_splice_request(&mut self, id: Id) {
-        let Some(exchange) = self.exchanges.get_mut(id) else { return };
-        let (client, Some(upstream)) = (exchange.client, exchange.upstream) else { return };
-        if exchange.request.splice != Splice::Flushing || self.engine.backlog(upstream) > 0 {
-            return;
-        }
-        let Some(BodyIn::Length(left)) = self.conns.client(client).map(|client| &client.body)
-        else {
-            exchange.request.splice = Splice::No;
-            return;
-        };
-        exchange.request.splice = Splice::Running;
-        self.engine.splice(client, upstream, Some(*left));
-    }
-
-    pub(super) fn client_spliced(&mut self, from: ConnId, _to: ConnId, moved: u64, end: SpliceEnd) {
-        let Some(client) = self.conns.client(from) else { return };
-        let Some(id) = client.exchange else { return };
-        if let BodyIn::Length(left) = &mut client.body {
-            *left = left.saturating_sub(moved);
-        }
-        self.shared.stats.spliced_bytes.add(moved);
-        if let Some(exchange) = self.exchanges.get_mut(id) {
-            exchange.facts.bytes_in += moved;
-            exchange.request.splice = Splice::No;
-        }
-        match end {
-            SpliceEnd::Limit => {
-                self.client_body_done(from, id);
-                self.client_resume(from);
-            }
-            SpliceEnd::Eof | SpliceEnd::SourceBroken(_) => {
-                self.client_lost(from, Failure::ClientGone);
-            }
-            SpliceEnd::TargetBroken(_) => {
-                let upstream = self.exchanges.get(id).and_then(|exchange| exchange.upstream);
-                if let Some(upstream) = upstream {
-                    self.upstream_broken(upstream);
-                }
             }
         }
     }

@@ -1,8 +1,7 @@
 //! One request on its way through the router and the response on its way back: the facts, not the steps.
 //!
-//! An exchange knows nothing of the client's protocol. It names the client connection and a stream on it, so that
-//! HTTP/2 can hold many exchanges on one connection; HTTP/1.1 has stream 0 only. A TCP session uses the same record
-//! while it looks for an instance. Deliberately absent: sockets, parsing, decisions (`phase.rs`).
+//! An exchange knows nothing of the client's protocol: it names who asks, and `reply.rs` knows how to tell them.
+//! Many exchanges may name one connection. A TCP session uses the same record while it looks for an instance. Deliberately absent: sockets, parsing, decisions (`phase.rs`).
 
 use std::net::IpAddr;
 
@@ -15,8 +14,6 @@ use super::phase::Phase;
 pub(crate) struct Exchange {
     /// Who asks.
     pub client: ConnId,
-    /// Which stream of the client's connection; 0 in HTTP/1.1.
-    pub stream: u32,
     /// Where it stands.
     pub phase: Phase,
     /// The route that matched.

@@ -7,12 +7,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use engine::{Chunk, ConnId, Engine, Now};
 use http1::{
-    CHUNK_END, Forward, Known, LAST_CHUNK, LAST_CHUNK_START, Out, RequestFraming, RequestHead,
-    TlsFacts, Version, chunk_header, client_address, encode_request,
+    Forward, Known, Out, RequestFraming, RequestHead, TlsFacts, Version, client_address,
+    encode_request,
 };
 use route::{JobSlot, Route, RouteSlot, Splitter, Table, Targets};
 
-use super::answer::{page_for, room_for};
+use super::answer::page_for;
 use super::conn::{BodyIn, IpText, Kind, UpStage, Upstream};
 use super::exchange::{Exchange, Facts, Framing, Reply, Request, Splice};
 use super::failure::Failure;
@@ -20,9 +20,6 @@ use super::origins::Origins;
 use super::phase::{Action, Event as Happened, Outcome, Phase, step};
 use super::slab::Id;
 use super::{Core, DoorKind};
-
-/// Small pieces are copied together with what precedes them; more would cost more than a second vector.
-const COMBINE_MAX_BYTES: usize = 4 * 1024;
 
 /// The splitters of a core, by slot of their route.
 pub(super) type Splitters = Vec<Option<(RouteSlot, Splitter)>>;
@@ -364,186 +361,6 @@ impl<E: Engine> Core<E> {
         self.client_replied(exchange.client, !exchange.reply.close);
     }
 
-    // === the request on its way ===
-
-    /// The connection is there: send the head and what came of the body.
-    fn send_request(&mut self, id: Id) {
-        let now = self.now();
-        let Self { exchanges, engine, .. } = self;
-        let Some(exchange) = exchanges.get_mut(id) else { return };
-        if exchange.request.is_tcp {
-            return self.tcp_connected(id);
-        }
-        let Some(conn) = exchange.upstream else { return };
-        exchange.facts.sent_at = now;
-        if let Some(head) = &exchange.request.head {
-            engine.send(conn, head.clone());
-        }
-        for chunk in exchange.request.queued.drain(..) {
-            engine.send(conn, chunk);
-        }
-        exchange.request.queued_bytes = 0;
-        let (client, whole) = (exchange.client, exchange.request.whole);
-        if whole {
-            let wait = self.settings.timeouts.origin_silence;
-            self.set_deadline(conn, wait);
-        } else {
-            self.deadlines.clear(conn.slot);
-            self.client_resume(client);
-        }
-    }
-
-    /// A piece of the request body.
-    pub(super) fn request_body(&mut self, id: Id, piece: Chunk) {
-        let max = self.settings.limits.body_bytes_max;
-        let Some(exchange) = self.exchanges.get_mut(id) else { return };
-        exchange.facts.bytes_in += piece.len() as u64;
-        if max > 0 && exchange.facts.bytes_in > max {
-            return self.feed(id, Happened::ClientLost(Failure::BodyTooLarge));
-        }
-        if !exchange.request.chunked {
-            return self.request_bytes(id, piece);
-        }
-        let mut text = [0; 20];
-        let header = chunk_header(piece.len(), &mut text);
-        if header.len() + piece.len() + CHUNK_END.len() <= COMBINE_MAX_BYTES
-            && let Ok(mut page) =
-                room_for(self.engine.pages(), header.len() + piece.len() + CHUNK_END.len())
-        {
-            let parts = [header, &piece[..], CHUNK_END];
-            parts.iter().for_each(|part| page.extend(part).expect("asked for with this length"));
-            return self.request_bytes(id, page.freeze());
-        }
-        let Ok(mut page) = self.engine.pages().small() else {
-            return self.feed(id, Happened::ClientLost(Failure::Overloaded));
-        };
-        page.extend(header).expect("a chunk header is 20 bytes at most");
-        self.request_bytes(id, page.freeze());
-        self.request_bytes(id, piece);
-        self.request_bytes(id, Chunk::from_static(CHUNK_END));
-    }
-
-    /// The request is whole.
-    pub(super) fn request_end(&mut self, id: Id, body: &BodyIn) {
-        if let BodyIn::Chunked(decoder) = body {
-            let trailers = decoder.trailers();
-            if trailers.is_empty() {
-                self.request_bytes(id, Chunk::from_static(LAST_CHUNK));
-            } else if let Some(chunk) = self.last_chunk_with(trailers) {
-                self.request_bytes(id, chunk);
-            } else {
-                return self.feed(id, Happened::ClientLost(Failure::Overloaded));
-            }
-        }
-        let wait = self.settings.timeouts.origin_silence;
-        let Some(exchange) = self.exchanges.get_mut(id) else { return };
-        exchange.request.whole = true;
-        let waiting = matches!(exchange.phase, Phase::Waiting { .. });
-        if let (Some(conn), true) = (exchange.upstream, waiting) {
-            self.set_deadline(conn, wait);
-        }
-    }
-
-    /// The end of a chunked body that has trailers, in one page.
-    pub(super) fn last_chunk_with(&self, trailers: &[u8]) -> Option<Chunk> {
-        let len = LAST_CHUNK_START.len() + trailers.len() + CHUNK_END.len();
-        let mut page = room_for(self.engine.pages(), len).ok()?;
-        for part in [LAST_CHUNK_START, trailers, CHUNK_END] {
-            page.extend(part).ok()?;
-        }
-        Some(page.freeze())
-    }
-
-    /// Bytes as they leave: now, or when there is a connection.
-    fn request_bytes(&mut self, id: Id, chunk: Chunk) {
-        let Self { exchanges, engine, .. } = self;
-        let Some(exchange) = exchanges.get_mut(id) else { return };
-        match exchange.upstream {
-            Some(conn) if exchange.is_sending() => engine.send(conn, chunk),
-            _ if matches!(exchange.phase, Phase::Closed(_)) => {}
-            _ => {
-                exchange.request.queued_bytes += chunk.len();
-                exchange.request.queued.push(chunk);
-            }
-        }
-    }
-
-    // === the response on its way ===
-
-    /// Bytes of a response as they leave, combined with what precedes them where that is cheap.
-    pub(super) fn reply_bytes(&mut self, id: Id, chunk: Chunk) {
-        let Some(exchange) = self.exchanges.get_mut(id) else { return };
-        if chunk.len() <= COMBINE_MAX_BYTES
-            && let Some(page) = &mut exchange.reply.out
-            && page.extend(&chunk).is_ok()
-        {
-            return;
-        }
-        let client = exchange.client;
-        self.reply_flush(id);
-        self.client_send(client, chunk);
-    }
-
-    /// Short bytes of framing.
-    fn reply_text(&mut self, id: Id, text: &[u8]) {
-        let Self { exchanges, engine, .. } = self;
-        let Some(exchange) = exchanges.get_mut(id) else { return };
-        if let Some(page) = &mut exchange.reply.out
-            && page.extend(text).is_ok()
-        {
-            return;
-        }
-        let Ok(mut page) = engine.pages().small() else {
-            return self.feed(id, Happened::ClientLost(Failure::Overloaded));
-        };
-        page.extend(text).expect("framing fits an empty page");
-        self.reply_flush(id);
-        if let Some(exchange) = self.exchanges.get_mut(id) {
-            exchange.reply.out = Some(page);
-        }
-    }
-
-    /// A piece of the response body, framed as the client was told.
-    pub(super) fn reply_body(&mut self, id: Id, piece: Chunk) {
-        let Some(exchange) = self.exchanges.get_mut(id) else { return };
-        exchange.facts.bytes_out += piece.len() as u64;
-        if exchange.reply.framing != Framing::Chunked {
-            return self.reply_bytes(id, piece);
-        }
-        let mut text = [0; 20];
-        let header = chunk_header(piece.len(), &mut text);
-        self.reply_text(id, header);
-        self.reply_bytes(id, piece);
-        self.reply_text(id, CHUNK_END);
-    }
-
-    /// The response body is whole.
-    pub(super) fn reply_end(&mut self, id: Id, body: &BodyIn) {
-        let Some(exchange) = self.exchanges.get_mut(id) else { return };
-        if exchange.reply.framing == Framing::Chunked {
-            let trailers = match body {
-                BodyIn::Chunked(decoder) => decoder.trailers(),
-                _ => b"",
-            };
-            if trailers.is_empty() {
-                self.reply_text(id, LAST_CHUNK);
-            } else if let Some(chunk) = self.last_chunk_with(trailers) {
-                self.reply_bytes(id, chunk);
-            }
-        }
-        self.reply_flush(id);
-        self.feed(id, Happened::ResponseEnded);
-    }
-
-    /// Hand over what was combined.
-    pub(super) fn reply_flush(&mut self, id: Id) {
-        let Some(exchange) = self.exchanges.get_mut(id) else { return };
-        let client = exchange.client;
-        if let Some(page) = exchange.reply.out.take() {
-            self.client_send(client, page.freeze());
-        }
-    }
-
     /// Whether the client came over TLS: its bytes are ours to encrypt, so nothing is spliced.
     pub(super) fn is_tls(&mut self, conn: ConnId) -> bool {
         self.conns.client(conn).is_some_and(|client| client.tls.is_some())
@@ -621,7 +438,6 @@ impl Exchange {
         };
         Self {
             client,
-            stream: 0,
             phase: Phase::Start { give_up_at },
             route,
             job,

@@ -23,7 +23,10 @@ mod origins;
 mod phase;
 mod refresh;
 mod relay;
+mod reply;
+mod request;
 mod slab;
+mod splice;
 mod tcp;
 mod upstream;
 
@@ -78,7 +81,6 @@ impl Rng {
     }
 
     /// A number below `sides`, which is small: the bias of the product is below 2^-32.
-    #[expect(clippy::cast_possible_truncation, reason = "the result is below `sides`")]
     fn below(&mut self, sides: usize) -> usize {
         (((self.next() >> 32) * sides as u64) >> 32) as usize
     }

@@ -29,8 +29,6 @@ impl JobView {
 pub(crate) struct Origin {
     /// Its slot in the table.
     pub slot: InstanceSlot,
-    /// The job that it belongs to.
-    pub job: JobSlot,
     /// Where it listens.
     pub addr: SocketAddr,
     /// Exchanges and TCP sessions of this core.
@@ -156,14 +154,14 @@ impl Origins {
             self.jobs.resize_with(slot.0.index as usize + 1, || None);
         }
         for instance in &job.instances {
-            self.learn_origin(instance.slot, slot, instance.addr);
+            self.learn_origin(instance.slot, instance.addr);
         }
         let instances = job.instances.iter().map(|instance| instance.slot).collect();
         self.jobs[slot.0.index as usize] = Some(JobView { slot, acl: job.acl.clone(), instances });
         Some(())
     }
 
-    fn learn_origin(&mut self, slot: InstanceSlot, job: JobSlot, addr: SocketAddr) {
+    fn learn_origin(&mut self, slot: InstanceSlot, addr: SocketAddr) {
         if self.origins.len() <= slot.0.index as usize {
             self.origins.resize_with(slot.0.index as usize + 1, || None);
         }
@@ -173,7 +171,6 @@ impl Origins {
         }
         self.origins[slot.0.index as usize] = Some(Origin {
             slot,
-            job,
             addr,
             in_flight: 0,
             health: Health::default(),

@@ -19,14 +19,13 @@ enum Entry<T> {
 pub(crate) struct Slab<T> {
     entries: Vec<(u32, Entry<T>)>,
     free: Option<u32>,
-    used: usize,
     max: usize,
 }
 
 impl<T> Slab<T> {
     /// At most `max` values at a time.
     pub(crate) const fn new(max: usize) -> Self {
-        Self { entries: Vec::new(), free: None, used: 0, max }
+        Self { entries: Vec::new(), free: None, max }
     }
 
     /// Store a value; `Err` gives it back when the slab is full.
@@ -37,7 +36,6 @@ impl<T> Slab<T> {
                 self.free = *next;
             }
             *entry = Entry::Used(value);
-            self.used += 1;
             return Ok(Id { index, generation: *generation });
         }
         if self.entries.len() >= self.max {
@@ -45,7 +43,6 @@ impl<T> Slab<T> {
         }
         let Ok(index) = u32::try_from(self.entries.len()) else { return Err(value) };
         self.entries.push((0, Entry::Used(value)));
-        self.used += 1;
         Ok(Id { index, generation: 0 })
     }
 
@@ -72,16 +69,10 @@ impl<T> Slab<T> {
         *generation = generation.wrapping_add(1);
         let taken = std::mem::replace(entry, Entry::Free { next: self.free });
         self.free = Some(id.index);
-        self.used -= 1;
         match taken {
             Entry::Used(value) => Some(value),
             Entry::Free { .. } => None,
         }
-    }
-
-    /// How many there are.
-    pub(crate) const fn len(&self) -> usize {
-        self.used
     }
 }
 
@@ -98,7 +89,6 @@ mod tests {
         assert_eq!(slab.get(first), None);
         assert_eq!(slab.remove(first), None);
         assert_eq!(slab.get_mut(second), Some(&mut 'b'));
-        assert_eq!(slab.len(), 1);
     }
 
     #[test]

@@ -8,14 +8,14 @@
 //!
 //! Deliberately absent: the choice of an instance (`flow.rs`), what the client is told on failure (`phase.rs`).
 
-use engine::{Chunk, ConnId, Engine, SpliceEnd};
+use engine::{Chunk, ConnId, Engine};
 use http1::{
-    Out, Piece, Reply as ReplyHead, RequestFacts, ResponseFraming, ResponseHead, Version,
-    encode_response, head_end, parse_response,
+    Piece, Reply as ReplyHead, RequestFacts, ResponseFraming, ResponseHead, Version, head_end,
+    parse_response,
 };
 
-use super::answer::{page_for, room_for};
-use super::conn::{BodyIn, Kind, Partial, UpStage, Upstream};
+use super::answer::room_for;
+use super::conn::{BodyIn, Partial, UpStage, Upstream};
 use super::exchange::{Framing, Splice};
 use super::failure::Failure;
 use super::phase::Event as Happened;
@@ -239,7 +239,7 @@ impl<E: Engine> Core<E> {
             keep_length: head.framing == ResponseFraming::None,
             ..ReplyHead::default()
         };
-        if !self.encode_reply(id, bytes, head, &reply) {
+        if !self.reply_head(id, bytes, head, &reply) {
             self.upstream_malformed(conn);
             return false;
         }
@@ -274,36 +274,6 @@ impl<E: Engine> Core<E> {
         true
     }
 
-    /// The response head, into the page that the first body bytes will share.
-    fn encode_reply(
-        &mut self,
-        id: Id,
-        bytes: &[u8],
-        head: &ResponseHead,
-        reply: &ReplyHead<'_>,
-    ) -> bool {
-        let Self { engine, fields, .. } = self;
-        let Some(mut page) = page_for(engine.pages(), bytes.len().min(head.head_len + 1024)) else {
-            return false;
-        };
-        let mut out = Out::new(page.spare());
-        let mut written = encode_response(&mut out, bytes, head, fields, reply).map(|()| out.len());
-        if written.is_err()
-            && let Ok(large) = engine.pages().large()
-        {
-            page = large;
-            let mut out = Out::new(page.spare());
-            written = encode_response(&mut out, bytes, head, fields, reply).map(|()| out.len());
-        }
-        let Ok(len) = written else { return false };
-        page.advance(len);
-        self.reply_flush(id);
-        if let Some(exchange) = self.exchanges.get_mut(id) {
-            exchange.reply.out = Some(page);
-        }
-        true
-    }
-
     /// 1xx: passed on to clients that know it, and the final response is still owed.
     fn upstream_interim(
         &mut self,
@@ -322,7 +292,7 @@ impl<E: Engine> Core<E> {
             return true;
         }
         let reply = ReplyHead { client_version: Version::Http11, ..ReplyHead::default() };
-        if !self.encode_reply(id, bytes, head, &reply) {
+        if !self.reply_head(id, bytes, head, &reply) {
             self.upstream_malformed(conn);
             return false;
         }
@@ -382,7 +352,7 @@ impl<E: Engine> Core<E> {
 
     /// The response is whole. `more`: bytes follow it that nobody asked for, so that the connection must not serve
     /// another exchange: they could be taken for its answer.
-    fn upstream_body_done(&mut self, conn: ConnId, body: &BodyIn, more: bool) {
+    pub(super) fn upstream_body_done(&mut self, conn: ConnId, body: &BodyIn, more: bool) {
         let Some(upstream) = self.conns.upstream(conn) else { return };
         let until_close = matches!(body, BodyIn::UntilClose);
         upstream.body = BodyIn::None;
@@ -434,7 +404,7 @@ impl<E: Engine> Core<E> {
     }
 
     /// The client has to read before anything goes on.
-    fn await_client(&mut self, client: ConnId) {
+    pub(super) fn await_client(&mut self, client: ConnId) {
         let wait = self.settings.timeouts.body_silence;
         if let Some(one) = self.conns.client(client) {
             one.write_timed = true;
@@ -457,63 +427,6 @@ impl<E: Engine> Core<E> {
                     self.set_deadline(conn, wait);
                 }
             }
-            _ => {}
-        }
-    }
-
-    // === splice of a response body ===
-
-    fn try_splice_reply(&mut self, id: Id) {
-        let Some(exchange) = self.exchanges.get_mut(id) else { return };
-        let (client, Some(conn)) = (exchange.client, exchange.upstream) else { return };
-        if exchange.reply.splice != Splice::Flushing {
-            return;
-        }
-        if self.engine.backlog(client) > 0 {
-            return self.await_client(client);
-        }
-        let Some(upstream) = self.conns.upstream(conn) else { return };
-        let BodyIn::Length(left) = upstream.body else { return };
-        exchange.reply.splice = Splice::Running;
-        self.engine.splice(conn, client, Some(left));
-        let wait = self.settings.timeouts.origin_silence;
-        self.set_deadline(conn, wait);
-    }
-
-    pub(super) fn upstream_spliced(
-        &mut self,
-        from: ConnId,
-        _to: ConnId,
-        moved: u64,
-        end: SpliceEnd,
-    ) {
-        let Some(upstream) = self.conns.upstream(from) else { return };
-        let Some(id) = upstream.exchange else { return };
-        if let BodyIn::Length(left) = &mut upstream.body {
-            *left = left.saturating_sub(moved);
-        }
-        self.shared.stats.spliced_bytes.add(moved);
-        let Some(exchange) = self.exchanges.get_mut(id) else { return };
-        exchange.facts.bytes_out += moved;
-        exchange.reply.splice = Splice::No;
-        let client = exchange.client;
-        match end {
-            SpliceEnd::Limit => {
-                self.engine.resume(from);
-                self.upstream_body_done(from, &BodyIn::None, false);
-            }
-            SpliceEnd::Eof | SpliceEnd::SourceBroken(_) => self.upstream_broken(from),
-            SpliceEnd::TargetBroken(_) => self.client_broken(client),
-        }
-    }
-
-    /// Bytes moved by splice: whoever was waited for is alive.
-    pub(super) fn splice_progress(&mut self, from: ConnId) {
-        let timeouts = self.settings.timeouts;
-        match self.conns.get(from) {
-            Some(Kind::Client(_)) => self.set_deadline(from, timeouts.body_silence),
-            Some(Kind::Upstream(_)) => self.set_deadline(from, timeouts.origin_silence),
-            Some(Kind::Relay(_)) => self.relay_progress(from),
             _ => {}
         }
     }
