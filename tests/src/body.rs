@@ -3,6 +3,7 @@
 //! Deliberately absent: forgiveness in chunked framing. Every departure from RFC 9112 section 7.1 is a fault.
 
 use std::io::{self, ErrorKind, Read};
+use std::sync::OnceLock;
 
 use crate::message::{Fields, Framing};
 use crate::wire::Wire;
@@ -110,18 +111,39 @@ impl Body {
     }
 }
 
-/// Byte `at` of the endless test pattern: no period below 64 KiB, so that a lost or doubled page shows.
-pub fn pattern_byte(at: u64) -> u8 {
-    let mixed = at.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    u8::try_from(mixed >> 56).expect("eight bits are left")
+/// Period of the test pattern in bytes: a prime, so that a lost or doubled page or buffer always shows.
+const PATTERN_PERIOD: usize = 65_521;
+
+/// One period of the pattern, made once.
+fn period() -> &'static [u8] {
+    static PERIOD: OnceLock<Vec<u8>> = OnceLock::new();
+    PERIOD.get_or_init(|| {
+        let mut state = 1_u32;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state.to_be_bytes()[0]
+        };
+        (0..PATTERN_PERIOD).map(|_| next()).collect()
+    })
 }
 
-/// `count` bytes of the pattern from `start`.
+/// The pattern from byte `start` to the end of its period.
+fn run_from(start: u64) -> &'static [u8] {
+    let at = start % PATTERN_PERIOD as u64;
+    &period()[usize::try_from(at).expect("below the period")..]
+}
+
+/// `count` bytes of the endless test pattern from byte `start`.
 pub fn pattern(start: u64, count: usize) -> Vec<u8> {
-    (start..start + count as u64).map(pattern_byte).collect()
+    let mut bytes = Vec::with_capacity(count);
+    while bytes.len() < count {
+        let run = run_from(start + bytes.len() as u64);
+        bytes.extend_from_slice(&run[..run.len().min(count - bytes.len())]);
+    }
+    bytes
 }
 
-/// Checks a pattern as it comes.
+/// Checks the pattern as it comes.
 #[derive(Debug, Default)]
 pub struct PatternCheck {
     /// Bytes taken so far.
@@ -132,13 +154,15 @@ impl PatternCheck {
     /// Take the next piece.
     ///
     /// # Panics
-    /// At the first byte that differs, with its place.
-    pub fn take(&mut self, piece: &[u8]) {
-        for (offset, &byte) in piece.iter().enumerate() {
-            let at = self.count + offset as u64;
-            assert_eq!(byte, pattern_byte(at), "byte {at} of the stream is wrong");
+    /// When it differs, with its place.
+    pub fn take(&mut self, mut piece: &[u8]) {
+        while !piece.is_empty() {
+            let run = run_from(self.count);
+            let (now, later) = piece.split_at(run.len().min(piece.len()));
+            assert!(now == &run[..now.len()], "wrong within bytes {} + {}", self.count, now.len());
+            self.count += now.len() as u64;
+            piece = later;
         }
-        self.count += piece.len() as u64;
     }
 }
 
@@ -162,6 +186,19 @@ pub fn chunked(bytes: &[u8], size: usize, trailers: &[&str]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Goal: the pattern check takes the pattern in any pieces, and notices one wrong byte and one lost page.
+    #[test]
+    fn the_pattern_is_checked() {
+        let bytes = pattern(0, 200_000);
+        let mut check = PatternCheck::default();
+        bytes.chunks(777).for_each(|piece| check.take(piece));
+        assert_eq!(check.count, 200_000);
+        assert_eq!(pattern(70_000, 10), bytes[70_000..70_010]);
+        let lost = [&bytes[..4_096], &bytes[8_192..]].concat();
+        let wrong = std::panic::catch_unwind(|| PatternCheck::default().take(&lost));
+        assert!(wrong.is_err(), "a lost page went unnoticed");
+    }
 
     #[test]
     fn chunked_framing_reads_back() {

@@ -13,6 +13,7 @@ use crate::origin::Origin;
 pub struct Config {
     /// Whether to listen for TLS; needs a certificate.
     pub https: bool,
+    listen: Option<String>,
     jobs: Vec<Job>,
     routes: Vec<Route>,
     certificates: Vec<(Vec<String>, PathBuf, PathBuf)>,
@@ -44,6 +45,13 @@ impl Config {
     /// One job `app` with this origin, at the host `app.test`.
     pub fn app(origin: &Origin) -> Self {
         Self::new().job("app", &[origin.addr()]).route("http://app.test", &[("app", 0.0)])
+    }
+
+    /// Listen for plain HTTP at this address instead of 127.0.0.1.
+    #[must_use]
+    pub fn listen(mut self, address: &str) -> Self {
+        self.listen = Some(address.to_owned());
+        self
     }
 
     /// Add a job.
@@ -130,7 +138,8 @@ impl Config {
 
     /// The file, with its admin socket in `folder`.
     pub fn render(&self, folder: &Path) -> String {
-        let mut out = String::from("[listen]\nhttp = [\"127.0.0.1:0\"]\n");
+        let mut out = String::from("[listen]\n");
+        line(&mut out, "http", &format!("[{:?}]", self.listen.as_deref().unwrap_or("127.0.0.1:0")));
         if self.https {
             out.push_str("https = [\"127.0.0.1:0\"]\n");
         }

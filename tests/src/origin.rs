@@ -40,6 +40,8 @@ pub enum Ended {
     Within,
     /// RST between two requests.
     Reset,
+    /// The script ended it itself.
+    Own,
 }
 
 /// What an origin saw so far.
@@ -327,25 +329,35 @@ fn serve(tcp: TcpStream, number: usize, shared: &Arc<Shared>) {
     shared.changed.notify_all();
     ignore(tcp.set_write_timeout(Some(DEADLINE * 3)));
     let mut wire = Wire::new(Recorder { tcp, shared: Arc::clone(shared), number });
-    let ended = converse(&mut wire, shared, number);
-    if let Some(ended) = ended {
-        lock(&shared.seen).connections[number].ended = Some(ended);
-    }
+    converse(&mut wire, shared, number);
+}
+
+fn note_end(shared: &Shared, number: usize, ended: Ended) {
+    lock(&shared.seen).connections[number].ended = Some(ended);
     shared.changed.notify_all();
 }
 
-/// Answer request after request; tells how the router ended the connection, if it was the router.
-fn converse(wire: &mut Wire<Recorder>, shared: &Shared, number: usize) -> Option<Ended> {
+/// After our FIN: take what still comes, for a socket closed over unread bytes would send RST and spoil the answer.
+fn linger(wire: &mut Wire<Recorder>, shared: &Shared, number: usize) {
+    note_end(shared, number, Ended::Own);
+    ignore(wire.stream.tcp.set_read_timeout(Some(DEADLINE)));
+    while matches!(wire.fill(), Ok(count) if count > 0) {
+        wire.consume(wire.buffered().len());
+    }
+}
+
+/// Answer request after request, and note how the connection ended.
+fn converse(wire: &mut Wire<Recorder>, shared: &Shared, number: usize) {
     for index in 0.. {
         let head = match wire.through(b"\r\n\r\n") {
             Ok(Some(head)) => head,
-            Ok(None) => return Some(Ended::Clean),
-            Err(_) if wire.buffered().is_empty() => return Some(Ended::Reset),
+            Ok(None) => return note_end(shared, number, Ended::Clean),
+            Err(_) if wire.buffered().is_empty() => return note_end(shared, number, Ended::Reset),
             Err(_) => {
                 let mut request = Request::parse(wire.buffered().to_vec());
                 request.faults.push("a head that never ended".to_owned());
                 lock(&shared.seen).requests.push(request);
-                return Some(Ended::Within);
+                return note_end(shared, number, Ended::Within);
             }
         };
         let request = Request { connection: number, index, ..Request::parse(head) };
@@ -361,11 +373,11 @@ fn converse(wire: &mut Wire<Recorder>, shared: &Shared, number: usize) -> Option
         }
         let scripted = (shared.script)(&mut exchange);
         if exchange.closed {
-            return None;
+            linger(wire, shared, number);
+            return;
         }
         if scripted.is_err() || exchange.read_body().is_err() {
-            return Some(Ended::Within);
+            return note_end(shared, number, Ended::Within);
         }
     }
-    None
 }

@@ -168,10 +168,16 @@ fn a_rolling_restart_loses_nothing() {
         let fresh = serving_origin(&format!("r{round}"));
         let old = std::mem::replace(&mut origins[round % 3], fresh);
         let new = origins[round % 3].addr();
-        router.admin.apply(&[add_instance("app", new), remove_instance("app", old.addr())]);
-        let path = format!("/v1/drain?job=app&instance={}&timeout_ms=15000", old.addr());
-        let answer = router.admin.get(&path);
-        assert_eq!(answer.status, 200, "{}", answer.response.text());
+        router.admin.apply(&[
+            add_instance("app", new),
+            remove_instance("app", old.addr()),
+            put_job("side", &[origins[0].addr()]),
+        ]);
+        for job in ["app", "side"] {
+            let path = format!("/v1/drain?job={job}&instance={}&timeout_ms=15000", old.addr());
+            let answer = router.admin.get(&path);
+            assert_eq!(answer.status, 200, "{}", answer.response.text());
+        }
         drop(old); // Cuts whatever is open: a drain that was told too early loses a response here.
         weather.changes.fetch_add(10, SeqCst);
         round += 1;
@@ -239,7 +245,7 @@ fn churn(admin: &Admin, origins: &[Origin], rng: &mut Rng) {
     let number = rng.below(50);
     let extra = format!("http://extra{number}.test");
     let pick = rng.below(origins.len());
-    let changes: Vec<Value> = match rng.below(8) {
+    let changes: Vec<Value> = match rng.below(9) {
         0 => vec![put_job("app", &[addr(pick), addr(pick + 1)])],
         1 => vec![put_job("app", &origins.iter().map(Origin::addr).collect::<Vec<_>>())],
         2 => vec![set_weight("http://wide.test", "app", [0.0, 10.0, 60.0, 99.5][rng.below(4)])],
@@ -248,16 +254,12 @@ fn churn(admin: &Admin, origins: &[Origin], rng: &mut Rng) {
             vec![put_target(&extra, "app", 0.0), put_target(&format!("{extra}/deep"), "side", 0.0)]
         }
         5 => vec![put_target(&extra, "side", 1.0), remove_route(&extra)],
-        6 => vec![put_guarded_job(
-            "side",
-            ["deny 10.0.0.0/8", "", "deny 127.0.0.0/8"][rng.below(3)],
-            &[addr(pick)],
-        )],
-        _ => vec![
-            put_target("http://a.wild.test", "side", 0.0),
-            put_target("http://a.wild.test", "app", 0.0),
-            remove_route("http://a.wild.test"),
-        ],
+        6 => {
+            let acl = ["deny 10.0.0.0/8", "", "deny 127.0.0.0/8"][rng.below(3)];
+            vec![put_guarded_job("side", acl, &[addr(pick)])]
+        }
+        7 => vec![put_target("http://a.wild.test", "app", 0.0)],
+        _ => vec![put_target("http://a.wild.test", "app", 0.0), remove_route("http://a.wild.test")],
     };
     admin.apply(&changes);
 }

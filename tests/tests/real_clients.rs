@@ -127,8 +127,14 @@ fn h2load_over_http_1() {
     let site = Site::start();
     // Without a name that resolves, h2load sends the address as the host: a route for it.
     let url = format!("http://{}/h2load", site.router.http());
-    let output =
-        run(Command::new(h2load).args(["--h1", "-n2000", "-c10", "-H", "Host: app.test", &url]));
+    let output = run(Command::new(h2load).args([
+        "--h1",
+        "-n2000",
+        "-c10",
+        "-H",
+        ":authority: app.test",
+        &url,
+    ]));
     let told = text(&output.stdout);
     assert!(told.contains("2000 succeeded, 0 failed"), "{told}");
 }

@@ -73,6 +73,32 @@ fn the_log_is_reopened() {
     assert_eq!(read(&router, "access.log.1").len(), 1);
 }
 
+/// Goal: a log that nobody takes blocks no request; what is dropped is counted.
+/// Method: the log is a pipe whose reader is asleep; more lines than pipe and ring can hold.
+#[test]
+fn a_log_that_blocks_blocks_nobody() {
+    let origin = Origin::named("a");
+    let folder = tests::router::Folder::new();
+    let path = folder.path().join("access.log");
+    let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+    assert!(made.success());
+    let sleeper = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let config =
+        Config::app(&origin).access_log("path", &format!("{:?}", path.display().to_string()));
+    let router = Router::start_in(folder, &config);
+    let mut client = router.connect();
+    let miss = "GET /a-path-of-some-length HTTP/1.1\r\nHost: nobody.test\r\n\r\n".repeat(100);
+    let mut dropped = || {
+        client.send(&miss);
+        for _ in 0..100 {
+            assert_eq!(client.response().status, 404);
+        }
+        router.admin.status()["totals"]["access_log_dropped"].as_u64().unwrap_or(0)
+    };
+    tests::until("drops are counted", || dropped() > 0);
+    drop(sleeper);
+}
+
 fn logged(origin: &Origin) -> Router {
     let folder = tests::router::Folder::new();
     let path = folder.path().join("access.log");

@@ -123,6 +123,34 @@ fn explain_tells_which_rule_decided() {
     assert!((400..500).contains(&explain("url=http://a.test/&from=me").status));
 }
 
+/// Goal: explain and the data path agree, for every host and path of a list. Method: ask both.
+#[test]
+fn explain_agrees_with_what_is_served() {
+    let origins: Vec<Origin> = ["root", "shop", "wild"].map(Origin::named).into();
+    let config = Config::new()
+        .job("root", &[origins[0].addr()])
+        .job("shop", &[origins[1].addr()])
+        .guarded_job("wild", "deny 192.0.2.0/24", &[origins[2].addr()])
+        .route("http://a.test", &[("root", 0.0)])
+        .route("http://a.test/shop", &[("shop", 0.0)])
+        .route("http://*.a.test", &[("wild", 0.0)]);
+    let router = Router::start(&config);
+    let mut client = router.connect();
+    for host in ["a.test", "A.TEST", "x.a.test", "y.x.a.test", "b.test", "a.test."] {
+        for path in ["/", "/shop", "/shop/1", "/shopping", "/Shop", "/shop/../x"] {
+            let served = client.get(host, path).get("x-origin");
+            let query = format!("/v1/explain?url=http://{host}{path}&from=127.0.0.1");
+            let told = router.admin.get(&query).json;
+            let listed = told["targets"].as_array().cloned().unwrap_or_default();
+            let jobs: Vec<_> = listed.iter().filter_map(|target| target["job"].as_str()).collect();
+            match served {
+                Some(name) => assert_eq!(jobs, [name.as_str()], "{host}{path}: {told}"),
+                None => assert!(jobs.is_empty(), "{host}{path}: {told}"),
+            }
+        }
+    }
+}
+
 /// Goal: percentiles by route, job and instance, and counts that add up to what was asked.
 #[test]
 fn statistics_add_up() {

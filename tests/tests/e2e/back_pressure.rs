@@ -141,6 +141,47 @@ fn many_slow_readers_hold_neither_memory_nor_workers() {
     until("the origin connections of clients that left are closed", || origin.seen().open() <= 2);
 }
 
+/// Goal: bulk goes by splice where both sides are plain, and delays nobody. Method: four downloads at full speed, small
+/// requests beside them on the same core.
+#[test]
+fn bulk_is_spliced_and_delays_nobody() {
+    const BYTES: usize = 64 << 20;
+    let origin = Origin::scripted("a", |exchange| {
+        if exchange.request.target != "/big" {
+            return exchange.answer_target();
+        }
+        exchange.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {BYTES}\r\n\r\n"))?;
+        let piece = pattern(0, 1 << 20);
+        (0..BYTES >> 20).try_for_each(|_| exchange.send(&piece))
+    });
+    let router = Router::start(&Config::app(&origin));
+    let addr = router.http();
+    let bulk: Vec<_> = (0..4)
+        .map(|_| {
+            std::thread::spawn(move || {
+                let mut client = Client::connect(addr);
+                client.send("GET /big HTTP/1.1\r\nHost: app.test\r\n\r\n");
+                client.try_head("GET").unwrap();
+                let mut count = 0;
+                client.wire.exactly(BYTES as u64, |piece| count += piece.len()).unwrap();
+                assert_eq!(count, BYTES);
+            })
+        })
+        .collect();
+    let (mut client, mut slowest) = (router.connect(), Duration::ZERO);
+    while !bulk.iter().all(std::thread::JoinHandle::is_finished) {
+        let started = std::time::Instant::now();
+        assert_eq!(client.get("app.test", "/small").status, 200);
+        slowest = slowest.max(started.elapsed());
+    }
+    for worker in bulk {
+        worker.join().unwrap();
+    }
+    assert!(slowest < Duration::from_secs(1), "a small request took {slowest:?}");
+    let spliced = router.admin.status()["totals"]["spliced_bytes"].as_u64().unwrap_or(0);
+    assert!(spliced > BYTES as u64, "only {spliced} bytes were spliced");
+}
+
 /// Goal: ordinary large bodies both ways at once on several connections, each byte checked.
 #[test]
 fn large_bodies_in_parallel_are_exact() {

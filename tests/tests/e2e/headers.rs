@@ -50,6 +50,31 @@ fn what_is_added_over_plain_http() {
     assert!(!request.fields.has("connection"), "a plain request needs no Connection field");
 }
 
+/// Goal: an IPv6 client is told as such; an IPv4 client of an IPv6 listener is told, and matched by ACLs, as IPv4.
+#[test]
+fn addresses_are_told_in_their_own_family() {
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        println!("skipped: this machine has no IPv6 loopback");
+        return;
+    }
+    let origin = Origin::named("a");
+    let config = Config::new()
+        .guarded_job("app", "allow ::1/128, deny 127.0.0.0/8", &[origin.addr()])
+        .route("http://app.test", &[("app", 0.0)])
+        .listen("[::]:0");
+    let router = Router::start(&config);
+    let port = router.http().port();
+    let mut six = tests::Client::connect(([0, 0, 0, 0, 0, 0, 0, 1], port).into());
+    assert_eq!(six.get("app.test", "/").status, 200);
+    assert_eq!(origin.request(0).fields.all("x-forwarded-for"), ["::1"]);
+    assert_eq!(origin.request(0).fields.all("x-real-ip"), ["::1"]);
+    let mut four = tests::Client::connect(([127, 0, 0, 1], port).into());
+    assert_eq!(four.get("app.test", "/").status, 403, "a mapped address is an IPv4 address");
+    router.admin.apply(&[tests::admin::put_job("app", &[origin.addr()])]);
+    assert_eq!(four.get("app.test", "/").status, 200);
+    assert_eq!(origin.request(1).fields.all("x-forwarded-for"), ["127.0.0.1"]);
+}
+
 /// Goal: a request id is unique, and well formed.
 #[test]
 fn request_ids_are_unique() {

@@ -61,8 +61,8 @@ fn a_mass_departure_delays_nobody_much() {
         after += usize::from(departure.is_finished());
     }
     departure.join().unwrap();
-    // 20 ms is the promise on a quiet machine, measured in bench/; a debug build on a busy one gets ten times that.
-    assert!(slowest < Duration::from_millis(200), "one request took {slowest:?}");
+    // 20 ms is the promise on a quiet machine, measured in bench/. This bound is for an unoptimised build on a busy one.
+    assert!(slowest < Duration::from_secs(1), "one request took {slowest:?}");
 }
 
 /// Goal: a router with nothing to do does nothing. Method: CPU time over a while with idle connections open.

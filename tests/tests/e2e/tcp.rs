@@ -29,7 +29,8 @@ fn bulk_both_ways_is_exact() {
     client.wire.exactly(BYTES as u64, |piece| check.take(piece)).unwrap();
     assert_eq!(client.expect_end(), End::Clean);
     sender.join().unwrap();
-    drop(router);
+    let spliced = router.admin.status()["totals"]["spliced_bytes"].as_u64().unwrap_or(0);
+    assert!(spliced > BYTES as u64, "only {spliced} bytes were spliced");
 }
 
 /// Goal: small messages go through at once, each alone; any bytes at all.
