@@ -185,30 +185,32 @@ impl Fields {
             if self.len == fields_max {
                 return Err(HeadError::TooManyFields);
             }
-            let Some((field, next)) = read_line(window, at, sender)? else { return Ok(None) };
-            self.note(field)?;
+            // A slot that is not kept (the section ends, or is refused) is never looked at.
+            let Some(slot) = self.list.get_mut(self.len) else {
+                return Err(HeadError::TooManyFields);
+            };
+            let Some(next) = read_line(window, at, sender, slot)? else { return Ok(None) };
+            let known = slot.known;
+            self.note(known)?;
             at = next;
         }
     }
 
-    /// Takes a whole field line in; refuses a second one of those that must be single.
+    /// Takes the slot that was filled last in; refuses a second one of those that must be single.
     #[inline]
-    fn note(&mut self, field: Field) -> Result<(), HeadError> {
+    fn note(&mut self, known: Known) -> Result<(), HeadError> {
         const SINGLE: u64 =
             Known::Host.bit() | Known::ContentLength.bit() | Known::TransferEncoding.bit();
-        let bit = field.known.bit();
+        let bit = known.bit();
         if bit & self.seen & SINGLE != 0 {
-            return Err(match field.known {
+            return Err(match known {
                 Known::Host => HeadError::HostDuplicate,
                 Known::ContentLength => HeadError::LengthDuplicate,
                 _ => HeadError::CodingDuplicate,
             });
         }
         self.seen |= bit;
-        if let Some(slot) = self.list.get_mut(self.len) {
-            *slot = field;
-            self.len += 1;
-        }
+        self.len += 1;
         Ok(())
     }
 
@@ -272,13 +274,17 @@ fn end_of_section(window: &[u8], at: usize) -> Result<Option<usize>, HeadError> 
     }
 }
 
-/// One field line that starts at `at`, and where the next one starts.
+/// Reads the field line that starts at `at` into `slot`; gives where the next one starts.
+///
+/// The slot is written piece by piece: passing a whole [`Field`] around costs more than reading
+/// it, as the processor has to wait for narrow stores before it can load them as one.
 #[inline]
 fn read_line(
     window: &[u8],
     at: usize,
     sender: Sender,
-) -> Result<Option<(Field, usize)>, HeadError> {
+    slot: &mut Field,
+) -> Result<Option<usize>, HeadError> {
     let name_end = run_end(window, at, TOKEN);
     let mut colon = name_end;
     match window.get(colon) {
@@ -297,35 +303,42 @@ fn read_line(
         }
         Some(_) => return Err(HeadError::FieldNameMalformed),
     }
-    let value_start = skip_space(window, colon + 1);
+    let after_colon = colon + 1;
+    let value_start = match window.get(after_colon) {
+        Some(b' ' | b'\t') => skip_space(window, after_colon + 1),
+        _ => after_colon,
+    };
     let line_end = value_end(window, value_start);
-    match window.get(line_end) {
-        None => return Ok(None),
-        Some(b'\r') => {}
-        Some(b'\n') => return Err(HeadError::BareLf),
-        Some(_) => return Err(HeadError::FieldValueMalformed),
-    }
-    match window.get(line_end + 1) {
-        None => return Ok(None),
-        Some(b'\n') => {}
-        Some(_) => return Err(HeadError::BareCr),
+    let end = window.get(line_end..).unwrap_or_default();
+    if end.first_chunk::<2>() != Some(b"\r\n") {
+        return odd_line_end(end).map(|()| None);
     }
     let mut value_end = line_end;
     while value_end > value_start && matches!(window[value_end - 1], b' ' | b'\t') {
         value_end -= 1;
     }
+    // Exactly one space, and it is a space: then the line can be copied as it stands.
     let canonical = colon == name_end
         && value_end == line_end
         && value_start == colon + 2
-        && window[colon + 1] == b' '
+        && window[after_colon] == b' '
         && value_end > value_start;
-    let field = Field {
-        name: Span::between(at, name_end),
-        value: Span::between(value_start, value_end),
-        known: Known::of(&window[at..name_end]),
-        flags: if canonical { 0 } else { REWRITE },
-    };
-    Ok(Some((field, line_end + 2)))
+    slot.name = Span::between(at, name_end);
+    slot.value = Span::between(value_start, value_end);
+    slot.known = Known::of(&window[at..name_end]);
+    slot.flags = if canonical { 0 } else { REWRITE };
+    Ok(Some(line_end + 2))
+}
+
+/// Tells what is wrong with the end of a field line; nothing, when only bytes are missing.
+#[cold]
+fn odd_line_end(end: &[u8]) -> Result<(), HeadError> {
+    match (end.first(), end.get(1)) {
+        (None, _) | (Some(b'\r'), None | Some(b'\n')) => Ok(()),
+        (Some(b'\r'), Some(_)) => Err(HeadError::BareCr),
+        (Some(b'\n'), _) => Err(HeadError::BareLf),
+        (Some(_), _) => Err(HeadError::FieldValueMalformed),
+    }
 }
 
 #[inline]

@@ -88,7 +88,7 @@ impl Known {
             (19, b'p') => (b"proxy-authorization", Self::ProxyAuthorization),
             _ => return Self::Other,
         };
-        if name.eq_ignore_ascii_case(text) {
+        if same(name, text) {
             known
         } else if folds_to(name, text) {
             Self::LookAlike
@@ -104,7 +104,7 @@ impl Known {
             (b"x-forwarded-port", Known::XForwardedPort),
         ];
         for (text, known) in PAIRS {
-            if name.eq_ignore_ascii_case(text) {
+            if same(name, text) {
                 return known;
             }
             if folds_to(name, text) {
@@ -143,6 +143,30 @@ impl Known {
             _ => Self::Other,
         }
     }
+}
+
+/// True when `name`, a token, is `text`, which is lower case and as long.
+///
+/// Setting the bit that tells the cases apart is exact here: no two bytes of a token other than
+/// a letter in its two cases become the same byte of a name of ours.
+#[inline]
+fn same(name: &[u8], text: &[u8]) -> bool {
+    debug_assert_eq!(name.len(), text.len());
+    match name.len() {
+        4..=7 => ends_are_same::<4>(name, text),
+        8..=16 => ends_are_same::<8>(name, text),
+        17..=32 => ends_are_same::<16>(name, text),
+        _ => name.eq_ignore_ascii_case(text),
+    }
+}
+
+/// Compares the first and the last `N` of at most `2 * N` bytes.
+#[inline]
+fn ends_are_same<const N: usize>(name: &[u8], text: &[u8]) -> bool {
+    let lower = |bytes: &[u8; N]| bytes.map(|byte| byte | 0x20);
+    let first = |bytes: &[u8]| bytes.first_chunk::<N>().map(lower);
+    let last = |bytes: &[u8]| bytes.last_chunk::<N>().map(lower);
+    first(name) == first(text) && last(name) == last(text)
 }
 
 /// For each first letter (its five low bits) the lengths a name of ours can have, as bits: most

@@ -127,8 +127,24 @@ pub(crate) fn is(byte: u8, mask: u8) -> bool {
 /// Offset of the first byte at or after `from` that is not of `mask`, or the length.
 #[inline]
 pub(crate) fn run_end(bytes: &[u8], from: usize, mask: u8) -> usize {
-    let rest = bytes.get(from..).unwrap_or_default();
-    from + rest.iter().position(|&byte| !is(byte, mask)).unwrap_or(rest.len())
+    let mut at = from;
+    while let Some(&[a, b, c, d]) = bytes.get(at..).and_then(|rest| rest.first_chunk()) {
+        if !is(a, mask) {
+            return at;
+        }
+        if !is(b, mask) {
+            return at + 1;
+        }
+        if !is(c, mask) {
+            return at + 2;
+        }
+        if !is(d, mask) {
+            return at + 3;
+        }
+        at += 4;
+    }
+    let rest = bytes.get(at..).unwrap_or_default();
+    at + rest.iter().position(|&byte| !is(byte, mask)).unwrap_or(rest.len())
 }
 
 /// True for a non-empty `token`.
@@ -141,9 +157,19 @@ pub(crate) fn is_token(bytes: &[u8]) -> bool {
 #[inline]
 pub(crate) fn value_end(bytes: &[u8], from: usize) -> usize {
     let mut at = from;
+    while let Some(pair) = bytes.get(at..).and_then(|rest| rest.first_chunk::<{ 2 * BLOCK }>()) {
+        let (low, high) = pair.split_at(BLOCK);
+        let low = low.first_chunk().map_or(0, |eight| suspects(*eight));
+        let high = high.first_chunk().map_or(0, |eight| suspects(*eight));
+        if low | high != 0 {
+            break;
+        }
+        at += 2 * BLOCK;
+    }
     while let Some(block) = bytes.get(at..).and_then(|rest| rest.first_chunk::<BLOCK>()) {
-        if let Some(offset) = first_control(block) {
-            return at + offset;
+        let bad = suspects(*block) & !tabs(*block);
+        if bad != 0 {
+            return at + bad.trailing_zeros() as usize / 8;
         }
         at += BLOCK;
     }
@@ -153,28 +179,28 @@ pub(crate) fn value_end(bytes: &[u8], from: usize) -> usize {
 /// Bytes that are looked at together.
 const BLOCK: usize = 8;
 
-/// Offset of the first control byte (tab excepted) in one block.
+const fn lanes(byte: u8) -> u64 {
+    u64::from_ne_bytes([byte; BLOCK])
+}
+
+/// The high bit of each lane that holds a control byte, tabs included.
 ///
 /// Each byte is tested in its own lane: a number is added to its seven low bits that carries
 /// into the eighth exactly when the byte passes the test, so no lane disturbs its neighbour.
-/// Tabs are told apart only when a control byte was seen, which is mostly the CR at the end.
 #[inline]
-fn first_control(block: &[u8; BLOCK]) -> Option<usize> {
-    const fn lanes(byte: u8) -> u64 {
-        u64::from_ne_bytes([byte; BLOCK])
-    }
-    let word = u64::from_le_bytes(*block);
+const fn suspects(block: [u8; BLOCK]) -> u64 {
+    let word = u64::from_le_bytes(block);
     let low = word & lanes(0x7f);
     let control = !(low + lanes(0x80 - 0x20));
     let delete = low + lanes(1);
-    let suspect = (control | delete) & !word & lanes(0x80);
-    if suspect == 0 {
-        return None;
-    }
-    let difference = word ^ lanes(b'\t');
-    let not_tab = ((difference & lanes(0x7f)) + lanes(0x7f)) | difference;
-    let bad = suspect & not_tab;
-    (bad != 0).then(|| bad.trailing_zeros() as usize / 8)
+    (control | delete) & !word & lanes(0x80)
+}
+
+/// The high bit of each lane that holds a tab.
+#[inline]
+const fn tabs(block: [u8; BLOCK]) -> u64 {
+    let difference = u64::from_le_bytes(block) ^ lanes(b'\t');
+    !(((difference & lanes(0x7f)) + lanes(0x7f)) | difference) & lanes(0x80)
 }
 
 /// `bytes` without spaces and tabs at either end.
