@@ -10,6 +10,7 @@
 //! Deliberately absent: the code of our own router. It is measured from outside, as a process like every peer,
 //! and the generator shares no line with it, so that an error in one cannot hide in the other.
 
+pub mod feed;
 pub mod histogram;
 pub mod load;
 pub mod message;

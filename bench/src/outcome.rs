@@ -33,6 +33,8 @@ pub struct Outcome {
     pub idle_bytes: Option<f64>,
     /// Greatest latency before the clients left, µs (only `leave`).
     pub max_before_us: Option<f64>,
+    /// How changes of the table went meanwhile (only `changes`).
+    pub fed: Option<crate::feed::Fed>,
 }
 
 impl Outcome {

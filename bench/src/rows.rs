@@ -3,6 +3,7 @@
 //! One table, read by the runner, the printer and the command line. Deliberately absent: HTTP/2, until the router
 //! speaks it.
 
+use crate::feed::Fed;
 use crate::outcome::Outcome;
 use crate::peers::Protocol;
 
@@ -24,11 +25,15 @@ pub struct Row {
     pub window_scale: f64,
     /// What is read.
     pub readings: &'static [Reading],
+    /// Changes of the proxy's table while the load runs; only proxies with an API for it take part.
+    pub changes_per_second: u32,
+    /// Bodies of a MiB.
+    pub bulk: bool,
     /// Whether a relay that opens an origin connection for each client connection does the same work.
     pub blind: bool,
 }
 
-/// One number of an outcome; less is better.
+/// One number of an outcome; less is better, but for `changes/s`.
 pub struct Reading {
     /// What it is, with its unit.
     pub unit: &'static str,
@@ -56,6 +61,20 @@ const TABLE: &[Reading] = &[
     Reading { unit: "MiB in all", of: |o| o.pss_kib as f64 / 1024.0 },
 ];
 
+fn fed(outcome: &Outcome, of: fn(&Fed) -> f64) -> f64 {
+    outcome.fed.as_ref().map_or(0.0, of)
+}
+
+const CHANGES: &[Reading] = &[
+    Reading { unit: "change p50 µs", of: |o| fed(o, |f| f.p50_us) },
+    Reading { unit: "change p99 µs", of: |o| fed(o, |f| f.p99_us) },
+    Reading { unit: "confirmed too early", of: |o| fed(o, |f| f.too_early as f64) },
+    Reading { unit: "changes/s", of: |o| fed(o, |f| f.per_second) },
+    Reading { unit: "requests failed", of: |o| o.failed as f64 },
+    Reading { unit: "request p50 µs", of: |o| o.p50_us },
+    Reading { unit: "request p99 µs", of: |o| o.p99_us },
+];
+
 const PLAIN: Row = Row {
     name: "",
     title: "",
@@ -65,11 +84,13 @@ const PLAIN: Row = Row {
     load: &["http"],
     window_scale: 1.0,
     readings: CPU,
+    changes_per_second: 0,
+    bulk: false,
     blind: true,
 };
 
 /// Every row, in the order of the table.
-pub const ROWS: [Row; 18] = [
+pub const ROWS: [Row; 20] = [
     Row { name: "h1_128", title: "HTTP/1.1 keep-alive, 128 B", ..PLAIN },
     Row {
         name: "h1_1k",
@@ -118,6 +139,7 @@ pub const ROWS: [Row; 18] = [
         title: "download, 1 MiB",
         connections: 16,
         load: &["http", "--down", "1048576"],
+        bulk: true,
         ..PLAIN
     },
     Row {
@@ -125,6 +147,7 @@ pub const ROWS: [Row; 18] = [
         title: "upload, 1 MiB",
         connections: 16,
         load: &["http", "--up", "1048576"],
+        bulk: true,
         ..PLAIN
     },
     Row {
@@ -140,6 +163,7 @@ pub const ROWS: [Row; 18] = [
         protocol: Protocol::Tcp,
         connections: 16,
         load: &["tcp", "--down", "1048576"],
+        bulk: true,
         ..PLAIN
     },
     Row {
@@ -199,6 +223,27 @@ pub const ROWS: [Row; 18] = [
         load: &["http", "--hosts", "100000"],
         readings: TABLE,
         blind: false,
+        ..PLAIN
+    },
+    Row {
+        name: "steady",
+        title: "100,000 hosts, 2,000 requests/s, no changes",
+        hosts: 100_000,
+        load: &["http", "--hosts", "100000", "--rate", "2000"],
+        window_scale: 2.0,
+        readings: LATENCY,
+        blind: false,
+        ..PLAIN
+    },
+    Row {
+        name: "changes",
+        title: "100,000 hosts, 2,000 requests/s, 1,000 changes/s",
+        hosts: 100_000,
+        load: &["http", "--hosts", "100000", "--rate", "2000"],
+        window_scale: 2.0,
+        readings: CHANGES,
+        blind: false,
+        changes_per_second: 1_000,
         ..PLAIN
     },
 ];

@@ -4,13 +4,14 @@
 //! forward to `--origin`. Deliberately absent: starting the proxy.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use bench::load::{Holder, Pace, Plan};
+use bench::feed::{Feed, Tongue};
+use bench::load::{Engine, Holder, Pace, Plan};
 use bench::message::Shape;
 use bench::meter::Meter;
-use bench::outcome::Outcome;
 use bench::tls::TlsClient;
 use bench::{load, pattern};
 use clap::{Parser, Subcommand};
@@ -44,6 +45,9 @@ struct Arguments {
     /// TLS to the proxy.
     #[arg(long, global = true)]
     tls: bool,
+    /// System calls to use.
+    #[arg(long, global = true, value_enum, default_value = "auto")]
+    engine: Engine,
     /// TLS sessions are resumed.
     #[arg(long, global = true)]
     resume: bool,
@@ -79,6 +83,18 @@ enum Kind {
     Idle,
     /// Opens connections, one exchange on each, says `held`, and waits to be killed.
     Hold,
+    /// Changes the table of the proxy at `--rate`; prints one JSON line of its own.
+    Feed {
+        /// How the proxy is told.
+        #[arg(long)]
+        tongue: Tongue,
+        /// The socket of its API.
+        #[arg(long)]
+        socket: PathBuf,
+        /// HAProxy's map file, or the job our routes lead to.
+        #[arg(long)]
+        subject: String,
+    },
     /// Exchanges at a rate while many idle clients of another process leave at once.
     Leave {
         /// Idle clients.
@@ -92,11 +108,10 @@ enum Kind {
 
 fn main() -> ExitCode {
     match execute(&Arguments::parse()) {
-        Ok(Some(outcome)) => {
-            println!("{}", serde_json::to_string(&outcome).unwrap_or_default());
+        Ok(line) => {
+            println!("{line}");
             ExitCode::SUCCESS
         }
-        Ok(None) => ExitCode::SUCCESS,
         Err(text) => {
             eprintln!("load: {text}");
             ExitCode::FAILURE
@@ -104,16 +119,27 @@ fn main() -> ExitCode {
     }
 }
 
-fn execute(arguments: &Arguments) -> Result<Option<Outcome>, String> {
+fn execute(arguments: &Arguments) -> Result<String, String> {
+    if let Kind::Feed { tongue, socket, subject } = &arguments.kind {
+        let feed = Feed {
+            tongue: *tongue,
+            socket: socket.clone(),
+            subject: subject.clone(),
+            target: arguments.target.ok_or("--target is needed")?,
+            rate: arguments.rate.unwrap_or(1_000),
+            lasts: Duration::from_secs_f64(arguments.seconds),
+        };
+        return serde_json::to_string(&feed.run()?).map_err(|e| e.to_string());
+    }
     let plan = plan(arguments)?;
     if matches!(arguments.kind, Kind::Hold) {
         // Never left alone: it goes when its starter goes.
         let kill = rustix::process::Signal::KILL;
         rustix::process::set_parent_process_death_signal(Some(kill)).map_err(|e| e.to_string())?;
         load::hold(plan)?;
-        return Ok(None);
+        return Ok(String::new());
     }
-    load::run(plan).map(Some)
+    serde_json::to_string(&load::run(plan, arguments.engine)?).map_err(|e| e.to_string())
 }
 
 fn plan(arguments: &Arguments) -> Result<Plan, String> {
@@ -133,7 +159,7 @@ fn plan(arguments: &Arguments) -> Result<Plan, String> {
             let (ask, answer) = (Shape::Fixed { bytes: up }, Shape::Fixed { bytes: down });
             (vec![pattern::body(up)], ask, answer, pattern::body(down))
         }
-        Kind::Idle | Kind::Hold | Kind::Leave { .. } => http(0, 128, false, 1),
+        Kind::Idle | Kind::Hold | Kind::Leave { .. } | Kind::Feed { .. } => http(0, 128, false, 1),
     };
     let pace = match (&arguments.kind, arguments.rate) {
         (Kind::Idle | Kind::Hold, _) => Pace::Once,

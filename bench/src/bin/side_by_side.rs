@@ -4,8 +4,9 @@
 //! Deliberately absent: any number of an earlier run. What is compared was measured minutes apart.
 
 use std::fs;
+use std::io::Read as _;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use bench::outcome::Outcome;
@@ -30,7 +31,7 @@ struct Arguments {
     /// Length of a measured window, seconds.
     #[arg(long, default_value_t = 1.5)]
     seconds: f64,
-    /// Another peer, name=path[,option…]; the name begins with router, nginx, haproxy or blind.
+    /// Another peer, name=path[,option…]; the name begins with router, nginx, haproxy, blind or relay.
     #[arg(long, value_parser = Peer::from_argument)]
     peer: Vec<Peer>,
     /// Peers taking part, by name, comma-separated; all found when absent.
@@ -64,8 +65,8 @@ struct Arguments {
 
 const PROXY_PRIORITY: u8 = 10;
 const LOAD_PRIORITY: u8 = 20;
-/// The process that holds idle connections comes behind all.
-const HOLDER_PRIORITY: u8 = 1;
+/// The process that holds idle connections, or feeds changes, comes behind the others.
+const SECOND_PRIORITY: u8 = 1;
 const IDLE_MAX: usize = 10_000;
 /// A run that takes longer than its window and this has hung.
 const RUN_EXTRA: Duration = Duration::from_secs(60);
@@ -194,7 +195,7 @@ impl Bench {
 
     /// One peer under one load. `None` when the peer cannot do it.
     fn run_one(&self, row: &Row, peer: &Peer) -> Result<Option<Outcome>, String> {
-        if peer.kind == Kind::Blind && !row.blind {
+        if matches!(peer.kind, Kind::Blind | Kind::Relay) && !row.blind {
             return Ok(None);
         }
         let (listen, origin) = process::free_addresses()?;
@@ -206,33 +207,50 @@ impl Bench {
             directory: self.directory.clone(),
             certificate: self.directory.join("chain.pem"),
             key: self.directory.join("key.pem"),
+            bulk: row.bulk,
             same_headers: self.arguments.same_headers,
         };
         let Some(command) = peer.command(&setup)? else { return Ok(None) };
+        let feed = if row.changes_per_second > 0 { peer.feed_words(&setup) } else { None };
+        if row.changes_per_second > 0 && feed.is_none() {
+            return Ok(None);
+        }
         let log = self.directory.join("proxy.log");
         let priority = |level| self.has_priority.then_some(level);
         let place = Place { cpu: self.arguments.proxy_cpu, priority: priority(PROXY_PRIORITY) };
         let mut proxy = Running::start(&command, place, &log)?;
         proxy.wait_for(listen, &log)?;
-        let outcome = self.load(row, &setup, &proxy)?;
+        let outcome = self.load(row, &setup, &proxy, feed)?;
         let failed_share =
             outcome.failed as f64 / (outcome.completed + outcome.failed).max(1) as f64;
         const FAILED_SHARE_MAX: f64 = 0.001;
-        if failed_share > FAILED_SHARE_MAX {
+        // A row about changes reports its failures as a number of its own.
+        if failed_share > FAILED_SHARE_MAX && row.changes_per_second == 0 {
             let fault = outcome.first_fault.unwrap_or_default();
             return Err(format!("{} of {} failed: {fault}", outcome.failed, outcome.completed));
         }
         Ok(Some(outcome))
     }
 
-    fn load(&self, row: &Row, setup: &Setup, proxy: &Running) -> Result<Outcome, String> {
-        let priority = |level| self.has_priority.then_some(level);
-        let place = Place { cpu: self.arguments.load_cpu, priority: priority(LOAD_PRIORITY) };
+    /// The words that start the generator's program at a priority.
+    fn load_program(&self, priority: u8) -> Result<Vec<String>, String> {
+        let place =
+            Place { cpu: self.arguments.load_cpu, priority: self.has_priority.then_some(priority) };
         let program = std::env::current_exe().map_err(|e| e.to_string())?.with_file_name("load");
-        let mut words = place.prefix();
-        words.insert(0, "KILL".to_owned());
-        words.insert(0, "--pdeathsig".to_owned());
+        let mut words = vec!["--pdeathsig".to_owned(), "KILL".to_owned()];
+        words.extend(place.prefix());
         words.push(program.display().to_string());
+        Ok(words)
+    }
+
+    fn load(
+        &self,
+        row: &Row,
+        setup: &Setup,
+        proxy: &Running,
+        feed: Option<Vec<String>>,
+    ) -> Result<Outcome, String> {
+        let mut words = self.load_program(LOAD_PRIORITY)?;
         words.extend(row.load.iter().map(|word| (*word).to_owned()));
         let is_idle = row.load[0] == "idle";
         let connections = if is_idle { self.idle } else { row.connections };
@@ -249,13 +267,34 @@ impl Bench {
         ]);
         words.extend(["--meter".to_owned(), proxy.meter().to_argument()]);
         if row.load[0] == "leave" {
-            let holder =
-                Place { cpu: self.arguments.load_cpu, priority: priority(HOLDER_PRIORITY) };
+            let priority = self.has_priority.then_some(SECOND_PRIORITY);
+            let holder = Place { cpu: self.arguments.load_cpu, priority };
             words.extend(["--idle".to_owned(), self.idle.min(9_000).to_string()]);
             words.extend(["--prefix".to_owned(), holder.prefix().join(" ")]);
         }
-        let output = run_bounded(&words, Duration::from_secs_f64(seconds) + RUN_EXTRA)?;
-        serde_json::from_str(&output).map_err(|e| format!("outcome {output:?}: {e}"))
+        let longest = Duration::from_secs_f64(seconds) + RUN_EXTRA;
+        let load = Bounded::start(&words, longest)?;
+        let fed = match feed {
+            None => None,
+            Some(feed) => {
+                // The changes begin before the window and end after it.
+                let mut words = self.load_program(SECOND_PRIORITY)?;
+                words.extend(feed);
+                words.extend(["--target".to_owned(), setup.listen.to_string()]);
+                words.extend(["--rate".to_owned(), row.changes_per_second.to_string()]);
+                words.extend(["--seconds".to_owned(), (seconds + warmup).to_string()]);
+                Some(Bounded::start(&words, longest)?)
+            }
+        };
+        let output = load.finish()?;
+        let mut outcome: Outcome =
+            serde_json::from_str(&output).map_err(|e| format!("{output:?}: {e}"))?;
+        if let Some(fed) = fed {
+            let output = fed.finish().map_err(|text| format!("changes: {text}"))?;
+            outcome.fed =
+                Some(serde_json::from_str(&output).map_err(|e| format!("{output:?}: {e}"))?);
+        }
+        Ok(outcome)
     }
 
     fn print(&self, rows: &[&Row], found: &[Vec<Vec<Option<Result<Outcome, String>>>>]) {
@@ -340,26 +379,50 @@ impl Bench {
     }
 }
 
-/// Runs a command (after `setpriv`), ends it when it takes too long, and gives what it printed.
-fn run_bounded(words: &[String], longest: Duration) -> Result<String, String> {
-    let mut command = Command::new("setpriv");
-    command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|e| format!("setpriv: {e}"))?;
-    let start = Instant::now();
-    // What it prints fits a pipe: one line.
-    while child.try_wait().map_err(|e| e.to_string())?.is_none() {
-        if start.elapsed() > longest {
-            child.kill().map_err(|e| e.to_string())?;
-            child.wait().map_err(|e| e.to_string())?;
-            return Err(format!("the load took longer than {longest:?}"));
+/// A process of which one line is expected, and which is ended when it takes too long.
+struct Bounded {
+    child: Child,
+    start: Instant,
+    longest: Duration,
+}
+
+impl Bounded {
+    /// Starts `setpriv` with these words.
+    fn start(words: &[String], longest: Duration) -> Result<Self, String> {
+        let mut command = Command::new("setpriv");
+        command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().map_err(|e| format!("setpriv: {e}"))?;
+        Ok(Self { child, start: Instant::now(), longest })
+    }
+
+    /// Waits for its end and gives what it printed.
+    fn finish(mut self) -> Result<String, String> {
+        // What it prints fits a pipe: one line.
+        let status = loop {
+            if let Some(status) = self.child.try_wait().map_err(|e| e.to_string())? {
+                break status;
+            }
+            if self.start.elapsed() > self.longest {
+                return Err(format!("the load took longer than {:?}", self.longest));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        let mut text = String::new();
+        if status.success() {
+            self.child.stdout.take().map(|mut pipe| pipe.read_to_string(&mut text));
+            return Ok(text.trim().to_owned());
         }
-        std::thread::sleep(Duration::from_millis(20));
+        self.child.stderr.take().map(|mut pipe| pipe.read_to_string(&mut text));
+        Err(format!("{status}: {}", text.trim()))
     }
-    let output = child.wait_with_output().map_err(|e| e.to_string())?;
-    if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+}
+
+impl Drop for Bounded {
+    fn drop(&mut self) {
+        // It has usually ended.
+        self.child.kill().ok();
+        self.child.wait().ok();
     }
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// A small generator of orders; the same seed gives the same rounds.

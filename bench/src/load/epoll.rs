@@ -34,7 +34,7 @@ const SETTLE_NS: u64 = 500_000_000;
 ///
 /// # Errors
 /// When sockets cannot be made, or nearly everything fails.
-pub fn run(plan: Plan) -> Result<Outcome, String> {
+pub(super) fn run(plan: Plan) -> Result<Outcome, String> {
     Driver::new(plan)?.drive()
 }
 

@@ -7,10 +7,39 @@
 
 mod epoll;
 mod plan;
+mod ring;
 mod sockets;
 mod tally;
 mod traffic;
 
-pub use epoll::{hold, run};
+pub use epoll::hold;
+
+use crate::outcome::Outcome;
+
+/// Runs a plan to its end, on io_uring where that can do it and is allowed.
+///
+/// # Errors
+/// When sockets cannot be made, or nearly everything fails.
+pub fn run(plan: Plan, engine: Engine) -> Result<Outcome, String> {
+    let can = engine != Engine::Epoll && ring::can_run(&plan);
+    match (can.then(ring::make), engine) {
+        (Some(Ok(ring)), _) => ring::run(plan, ring),
+        (Some(Err(error)), Engine::IoUring) => Err(format!("io_uring: {error}")),
+        (None, Engine::IoUring) => Err("this kind of load is not for io_uring".to_owned()),
+        (None | Some(Err(_)), _) => epoll::run(plan),
+    }
+}
+
+/// Which system calls carry the load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Engine {
+    /// io_uring where it can.
+    Auto,
+    /// Always epoll.
+    Epoll,
+    /// io_uring or nothing.
+    IoUring,
+}
+
 pub(crate) use plan::host;
 pub use plan::{Holder, Pace, Plan, reply, request, shuffled_hosts};

@@ -111,6 +111,7 @@ impl Tally {
             pss_kib: meter.map_or(0, |meter| meter.pss_kib().unwrap_or(0)),
             idle_bytes: None,
             max_before_us: None,
+            fed: None,
         })
     }
 }

@@ -41,6 +41,9 @@ pub struct Setup {
     pub certificate: PathBuf,
     /// See `certificate`.
     pub key: PathBuf,
+    /// The row moves bodies of a MiB; the peers get the buffers and splicing that are best for that and would cost
+    /// memory or time elsewhere.
+    pub bulk: bool,
     /// Every header that our router adds is added by the peers, too.
     pub same_headers: bool,
 }
@@ -56,6 +59,8 @@ pub enum Kind {
     Haproxy,
     /// No proxy at all: bytes from one socket to the other.
     Blind,
+    /// A minimal HTTP relay of the engine comparison.
+    Relay,
 }
 
 /// One proxy taking part.
@@ -122,9 +127,24 @@ impl Peer {
             Kind::Nginx => nginx::arguments(&self.program, setup)?,
             Kind::Haproxy => haproxy::arguments(setup)?,
             Kind::Blind => blind::arguments(setup),
+            Kind::Relay => blind::arguments(setup).filter(|_| setup.protocol == Protocol::Http),
         };
         let program = self.program.display().to_string();
         Ok(arguments.map(|words| [vec![program], words, self.options.clone()].concat()))
+    }
+
+    /// The words that make `load feed` speak to this proxy's API; `None` when it has none that changes one host.
+    pub fn feed_words(&self, setup: &Setup) -> Option<Vec<String>> {
+        let (tongue, socket, subject) = match self.kind {
+            Kind::Router => ("router", router::SOCKET, router::JOB.to_owned()),
+            Kind::Haproxy => {
+                ("haproxy", haproxy::SOCKET, haproxy::map(setup).display().to_string())
+            }
+            Kind::Nginx | Kind::Blind | Kind::Relay => return None,
+        };
+        let socket = setup.directory.join(socket).display().to_string();
+        let words = ["feed", "--tongue", tongue, "--socket", &socket, "--subject", &subject];
+        Some(words.map(str::to_owned).to_vec())
     }
 
     /// What the program says about its version.
@@ -132,7 +152,7 @@ impl Peer {
         let word = match self.kind {
             Kind::Router => "version",
             Kind::Nginx | Kind::Haproxy => "-v",
-            Kind::Blind => return String::new(),
+            Kind::Blind | Kind::Relay => return String::new(),
         };
         let Ok(output) = std::process::Command::new(&self.program).arg(word).output() else {
             return "unknown version".to_owned();
@@ -147,11 +167,12 @@ fn kinds() -> String {
     KINDS.map(|(name, _)| name).join(", ")
 }
 
-const KINDS: [(&str, Kind); 4] = [
+const KINDS: [(&str, Kind); 5] = [
     ("router", Kind::Router),
     ("nginx", Kind::Nginx),
     ("haproxy", Kind::Haproxy),
     ("blind", Kind::Blind),
+    ("relay", Kind::Relay),
 ];
 
 fn kind_of(name: &str) -> Option<Kind> {

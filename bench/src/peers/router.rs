@@ -7,7 +7,7 @@ use super::{Protocol, Setup, lines_of_hosts, write};
 /// Path of the admin API's socket inside a setup's directory.
 pub(super) const SOCKET: &str = "admin.sock";
 /// The one job all routes lead to.
-const JOB: &str = "job::/bench::origin";
+pub(super) const JOB: &str = "job::/bench::origin";
 
 pub(super) fn arguments(setup: &Setup) -> Result<Option<Vec<String>>, String> {
     let (listen, origin, directory) = (setup.listen, setup.origin, setup.directory.display());
