@@ -35,8 +35,10 @@ impl<E: Engine> Core<E> {
     /// Begin an exchange for a request head; the connection's stage is set already.
     pub(super) fn open(&mut self, conn: ConnId, bytes: &[u8], head: &RequestHead) {
         self.shared.stats.requests.add(1);
-        let Some((peer, https)) = self.peer_of(conn) else { return };
+        let Some((peer, tls)) = self.peer_of(conn) else { return };
         let trusted = self.trusted.contains(peer);
+        // Behind a balancer that ends TLS, its word counts: a redirect would come back for ever.
+        let https = tls || trusted && self.came_by_https(bytes);
         let client_ip = if trusted { self.client_behind(peer, bytes) } else { peer };
         let mut keep = head.keep_alive && self.keeps_alive(conn);
         if head.max_forwards == Some(0) {
@@ -67,6 +69,12 @@ impl<E: Engine> Core<E> {
     fn peer_of(&mut self, conn: ConnId) -> Option<(IpAddr, bool)> {
         let client = self.conns.client(conn)?;
         Some((client.peer.ip(), client.tls.is_some()))
+    }
+
+    /// What a trusted proxy says of the scheme; of several the one nearest to us.
+    fn came_by_https(&self, bytes: &[u8]) -> bool {
+        let mut said = self.fields.values(Known::XForwardedProto, bytes);
+        said.next_back().is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"https"))
     }
 
     /// The last hop that is not one of ours, from what a trusted proxy says.

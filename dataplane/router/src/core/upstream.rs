@@ -101,8 +101,20 @@ impl<E: Engine> Core<E> {
             UpStage::Connecting => self.upstream_connect_failed(conn, Failure::ConnectSlow),
             UpStage::Idle => self.upstream_discard(conn),
             UpStage::Head => self.upstream_lost(conn, |_| Failure::UpstreamSilent),
-            UpStage::Body => self.upstream_broken(conn),
+            UpStage::Body => match self.spliced_client(conn) {
+                // Nothing moves, and both sides are in the kernel's hands: a client that does not read
+                // must not count against the instance.
+                Some(client) => self.client_lost(client, Failure::ClientSlow),
+                None => self.upstream_broken(conn),
+            },
         }
+    }
+
+    /// The client to which the body of this upstream is being spliced.
+    fn spliced_client(&mut self, conn: ConnId) -> Option<ConnId> {
+        let id = self.conns.upstream(conn)?.exchange?;
+        let exchange = self.exchanges.get(id)?;
+        (exchange.reply.splice != Splice::No).then_some(exchange.client)
     }
 
     pub(super) fn upstream_sent(&mut self, conn: ConnId, left: usize) {
