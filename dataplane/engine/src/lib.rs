@@ -134,6 +134,8 @@ pub enum Event {
         moved: u64,
     },
     /// Reset, time-out of the peer, EPIPE. No further event for it; the core still has to `close` it.
+    /// A failed send is told after everything the peer had sent before (it may be an answer). While reading is paused,
+    /// only a failed send tells the end; the rest is found after `resume`.
     Broken {
         /// Which connection.
         conn: ConnId,
@@ -216,7 +218,7 @@ pub trait Engine {
     fn connect(&mut self, peer: SocketAddr) -> io::Result<ConnId>;
 
     /// Queue bytes to send, in order. What is queued between two polls leaves in one vectored send.
-    /// Unknown, closed or broken connections drop the chunk. Unbounded here: the core watches `backlog`.
+    /// Unknown, closed, shut or broken connections drop the chunk; before `Connected` it waits. Unbounded here: the core watches `backlog`.
     fn send(&mut self, conn: ConnId, chunk: Chunk);
 
     /// Bytes queued by `send` that the kernel has not taken yet.
@@ -232,7 +234,8 @@ pub trait Engine {
     fn resume(&mut self, conn: ConnId);
 
     /// Move bytes from one socket to another through a pooled pipe until `limit` bytes or FIN.
-    /// Required: `from` is paused and `Paused` came; nothing is queued on `to`. Ends with `Spliced`,
+    /// Required: `from` is paused and `Paused` came. What is queued on `to` leaves first; connections that are not up
+    /// yet are waited for. Ends with `Spliced` (after a broken side no `Broken` need follow for it),
     /// unless either connection is closed by the core before: then no event for it.
     /// Two splices, one in each direction, may run between the same pair.
     fn splice(&mut self, from: ConnId, to: ConnId, limit: Option<u64>);
@@ -253,7 +256,8 @@ pub trait Engine {
     /// never takes more than a few milliseconds; a poll that left work behind does not wait.
     fn poll(&mut self, wait: Option<Duration>) -> io::Result<()>;
 
-    /// The next event of the last poll. `None`: poll again. At most [`EVENTS_PER_POLL_MAX`] in a row.
+    /// The next event of the last poll. `None`: poll again, after at most [`EVENTS_PER_POLL_MAX`] events. Events left
+    /// behind come after the next poll, which then does not wait.
     fn next(&mut self) -> Option<Event>;
 
     /// Counters since the start.

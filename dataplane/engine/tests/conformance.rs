@@ -260,6 +260,27 @@ fn a_splice_moves_to_the_end<W: World>() {
     assert!(pair.a.seen(source).progress > 0);
 }
 
+/// A splice from and to connections that are not up yet waits for them.
+fn a_splice_waits_for_the_connection<W: World>() {
+    let mut pair = Pair::<W>::new();
+    let (source, writer) = pair.connected();
+    pair.paused_at_a(source);
+    let far = pair.b.engine.listen(pair.world.address(), &Default::default()).unwrap().1;
+    let target = pair.a.connect(far);
+    pair.a.engine.pause(target);
+    pair.a.pump(Duration::ZERO);
+    pair.a.engine.splice(source, target, None);
+    pair.b.send(writer, b"through");
+    pair.until("connected", |pair| pair.a.seen(target).connected && !pair.b.accepted.is_empty());
+    let reader = pair.b.accepted[0].1;
+    pair.until("through", |pair| pair.b.seen(reader).bytes == b"through");
+    pair.until("paused", |pair| pair.a.seen(target).paused == 1);
+    pair.a.engine.splice(target, source, None);
+    pair.b.send(reader, b"and back");
+    pair.until("and back", |pair| pair.b.seen(writer).bytes == b"and back");
+    assert_eq!(pair.a.seen(source).spliced, None);
+}
+
 /// A limited splice takes not one byte more; what follows is read as ever.
 fn a_splice_keeps_its_limit<W: World>() {
     let (mut pair, source, target, writer, reader) = relay::<W>();
@@ -508,6 +529,7 @@ conformance!(
     a_pause_can_be_taken_back,
     a_paused_reader_holds_the_sender,
     a_splice_moves_to_the_end,
+    a_splice_waits_for_the_connection,
     a_splice_keeps_its_limit,
     splices_run_both_ways,
     closing_ends_a_splice_silently,

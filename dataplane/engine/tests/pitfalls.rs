@@ -157,6 +157,8 @@ fn late_completions_never_reach_the_successor<W: World>() {
             });
             assert!(foreign.is_none(), "round {round}: bytes of another connection");
         }
+        pair.a.conns.clear();
+        pair.b.conns.clear();
     }
     pair.settle();
     pair.until("nothing is left", |pair| {

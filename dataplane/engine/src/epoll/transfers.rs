@@ -37,8 +37,9 @@ impl EpollEngine {
         let (Some(source), Some(target)) = (self.conns.get(from), self.conns.get(to)) else {
             return;
         };
-        if !target.queue.is_empty() && !target.broken {
-            // What was queued before leaves first; `drained` calls again.
+        let waits = !target.queue.is_empty() && !target.broken;
+        if waits || source.connecting || target.connecting {
+            // What was queued before leaves first, and both must be up: `drained` and `Connected` wake it again.
             return;
         }
         let (wait, moved, all) = self.transfers.turn(id, source.raw(), target.raw());

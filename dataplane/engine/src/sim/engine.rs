@@ -214,8 +214,11 @@ impl SimEngine {
         else {
             return;
         };
-        let ends =
-            |id| self.conns.get(id).and_then(|conn| Some((conn.end?, conn.queue.is_empty())));
+        let ends = |id| {
+            self.conns
+                .get(id)
+                .and_then(|conn| Some((conn.end?, conn.queue.is_empty() && !conn.connecting)))
+        };
         let (Some((source, _)), Some((target, true))) = (ends(from), ends(transfer.to)) else {
             if let Some(conn) = self.conns.get_mut(from) {
                 conn.transfer_out = Some(transfer);

@@ -123,11 +123,14 @@ impl UringEngine {
             return None;
         }
         let closing = conn.closing;
+        let (out, into) = (conn.transfer_out, conn.transfer_in);
         if conn.queue.is_empty() {
             self.drained(id);
         } else {
             self.mark_dirty(id);
         }
+        self.transfers.wake(out);
+        self.transfers.wake(into);
         self.arm_receive(id);
         (!closing).then_some(Event::Connected { conn: id })
     }

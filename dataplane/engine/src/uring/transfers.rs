@@ -41,8 +41,9 @@ impl UringEngine {
         let (Some(source), Some(target)) = (self.conns.get(from), self.conns.get(to)) else {
             return;
         };
-        if !target.queue.is_empty() && !target.broken {
-            // What was queued before leaves first; `drained` calls again.
+        let waits = !target.queue.is_empty() && !target.broken;
+        if waits || source.connecting || target.connecting {
+            // What was queued before leaves first, and both must be up: `drained` and `Connected` wake it again.
             return;
         }
         let (source, target) = (source.raw(), target.raw());
