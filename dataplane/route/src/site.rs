@@ -13,6 +13,7 @@
 use crate::endpoint::{HttpEndpoint, PREFIX_SEGMENTS_MAX};
 use crate::explain::{Step, Trace};
 use crate::hash::{Seed, spells};
+use crate::host::Host;
 use crate::table::Route;
 use crate::trie::Trie;
 use std::sync::Arc;
@@ -28,8 +29,8 @@ pub(crate) enum Site {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Prefixes {
-    /// Any one of the routes: it knows the host.
-    witness: Arc<Route>,
+    /// The pattern that all the routes have in common.
+    host: Host,
     /// Routes by hash of their prefix.
     routes: Trie<Arc<Route>>,
     /// How many prefixes have so many segments.
@@ -46,8 +47,7 @@ impl Site {
         if endpoint(&route).is_whole_host() {
             return Self::Whole(route);
         }
-        let mut prefixes =
-            Prefixes { witness: Arc::clone(&route), routes: Trie::default(), depths: Vec::new() };
+        let mut prefixes = Prefixes::of(endpoint(&route).host());
         prefixes.insert(seed, route);
         Self::Split(Arc::new(prefixes))
     }
@@ -55,16 +55,11 @@ impl Site {
     /// Whether the host that was asked for, or its tail after the first label, is this site's.
     #[inline]
     pub(crate) fn is_of(&self, key: &[u8]) -> bool {
-        spells(endpoint(self.witness()).host().key(), key)
-    }
-
-    /// One of the site's routes.
-    #[inline]
-    pub(crate) fn witness(&self) -> &Arc<Route> {
-        match self {
-            Self::Whole(route) => route,
-            Self::Split(prefixes) => &prefixes.witness,
-        }
+        let host = match self {
+            Self::Whole(route) => endpoint(route).host(),
+            Self::Split(prefixes) => &prefixes.host,
+        };
+        spells(host.key(), key)
     }
 
     /// The route with exactly this prefix.
@@ -80,11 +75,7 @@ impl Site {
         match self {
             Self::Whole(whole) if endpoint(&route).is_whole_host() => *whole = route,
             Self::Whole(whole) => {
-                let mut prefixes = Prefixes {
-                    witness: Arc::clone(whole),
-                    routes: Trie::default(),
-                    depths: Vec::new(),
-                };
+                let mut prefixes = Prefixes::of(endpoint(whole).host());
                 prefixes.insert(seed, Arc::clone(whole));
                 prefixes.insert(seed, route);
                 *self = Self::Split(Arc::new(prefixes));
@@ -131,6 +122,7 @@ impl Site {
             Self::Split(prefixes) => {
                 size_of::<Prefixes>()
                     + 2 * size_of::<usize>()
+                    + prefixes.host.heap_bytes()
                     + size_of_val(&*prefixes.depths)
                     + prefixes.routes.node_bytes(&|_| 0)
             }
@@ -139,6 +131,10 @@ impl Site {
 }
 
 impl Prefixes {
+    fn of(host: &Host) -> Self {
+        Self { host: host.clone(), routes: Trie::default(), depths: Vec::new() }
+    }
+
     fn at(&self, seed: Seed, stem: &[u8]) -> Option<&Arc<Route>> {
         let is = |route: &Arc<Route>| endpoint(route).stem().as_bytes() == stem;
         self.routes.find(seed.of_path(stem), is)
@@ -157,9 +153,6 @@ impl Prefixes {
 
     fn put(&mut self, seed: Seed, route: Arc<Route>) {
         let stem = endpoint(&route).stem();
-        if endpoint(&self.witness).stem() == stem {
-            self.witness = Arc::clone(&route); // No reference to a superseded route stays behind.
-        }
         let is = |other: &Arc<Route>| endpoint(other).stem() == stem;
         match self.routes.find_mut(seed.of_path(stem.as_bytes()), is) {
             Some(place) => *place = route,
@@ -173,11 +166,6 @@ impl Prefixes {
         self.depths[endpoint(&gone).depth()] -= 1;
         while self.depths.last() == Some(&0) {
             self.depths.pop();
-        }
-        if endpoint(&self.witness).stem() == stem
-            && let Some(other) = self.routes.any()
-        {
-            self.witness = Arc::clone(other);
         }
     }
 

@@ -74,18 +74,6 @@ impl<V> Trie<V> {
         bucket.iter().find(|entry| entry.hash == hash && is(&entry.value)).map(|e| &e.value)
     }
 
-    /// Some value, `None` when there is none.
-    pub(crate) fn any(&self) -> Option<&V> {
-        fn of<V>(node: &Node<V>) -> Option<&V> {
-            match node {
-                Node::Empty => None,
-                Node::Bucket(bucket) => bucket.first().map(|entry| &entry.value),
-                Node::Branch(children) => children.iter().find_map(of),
-            }
-        }
-        of(&self.root)
-    }
-
     /// Bytes of the nodes and, by `of_value`, of what the values allocated. Walks every node.
     pub(crate) fn node_bytes(&self, of_value: &impl Fn(&V) -> usize) -> usize {
         const COUNTS: usize = 2 * size_of::<usize>();
@@ -251,16 +239,19 @@ mod tests {
     }
 
     #[test]
-    fn an_emptied_trie_holds_no_nodes() {
+    fn a_trie_shrinks_with_its_entries() {
+        let hash = |key: u16| u64::from(key).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut trie = Trie::default();
-        for key in 0..1_000u16 {
-            trie.insert(u64::from(key).wrapping_mul(0x9e37_79b9_7f4a_7c15), key);
+        for key in 0..10_000u16 {
+            trie.insert(hash(key), key);
         }
-        assert!(trie.node_bytes(&|_| 0) > 1_000 * size_of::<Entry<u16>>());
-        for key in 0..1_000u16 {
-            let hash = u64::from(key).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            assert_eq!(trie.remove(hash, |&other| other == key), Some(key));
+        assert!(trie.node_bytes(&|_| 0) > 10_000 * size_of::<Entry<u16>>());
+        for (left, bytes_max) in [(BUCKET_MERGE - 1, 256), (0, 0)] {
+            while trie.len() > left {
+                let key = u16::try_from(trie.len() - 1).unwrap();
+                assert_eq!(trie.remove(hash(key), |&other| other == key), Some(key));
+            }
+            assert!(trie.node_bytes(&|_| 0) <= bytes_max, "{left} left in one bucket");
         }
-        assert_eq!((trie.len(), trie.node_bytes(&|_| 0)), (0, 0));
     }
 }

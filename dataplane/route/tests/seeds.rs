@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail loudly, in its helpers too")]
 
 use route::{
-    Change, ClientAcl, Editor, Endpoint, Outcome, Question, RULES_MAX, Splitter, TARGETS_MAX,
+    Change, ClientAcl, Editor, Endpoint, Outcome, Question, RULES_MAX, Splitter, Step, TARGETS_MAX,
     Table, Weight, default_route_name,
 };
 use std::net::{IpAddr, SocketAddr};
@@ -274,6 +274,30 @@ fn paths_are_compared_as_sent_and_dot_segments_belong_to_no_prefix() {
     assert_eq!(of_shop("/shop/..x/...").as_str(), "shop.example.com/shop");
 }
 
+#[test]
+fn only_depths_in_use_are_tried() {
+    let mut editor = Editor::new();
+    let prefixes = ["/a", "/a/b/c", "/x/y/z/u"];
+    let at = |prefix: &str| format!("h{prefix}");
+    editor.apply(&[put_job("j", "")]).unwrap();
+    for prefix in prefixes {
+        editor.apply(&[put_target(&at(prefix), false, "j", "auto")]).unwrap();
+    }
+    let tried = |editor: &Editor| {
+        let client = IpAddr::from([127, 0, 0, 1]);
+        let path = "/a/b/d/e/f";
+        let question = Question { https: false, host: "h", path, client, live: &|_| true };
+        let steps = editor.table().explain(&question).steps;
+        steps.iter().filter(|step| matches!(step, Step::Prefix { .. })).count()
+    };
+    assert_eq!(tried(&editor), 3, "depths 4, 3 and 1");
+    let remove = |prefix: &str| Change::RemoveRoute { endpoint: endpoint(&at(prefix)) };
+    editor.apply(&[remove("/a/b/c")]).unwrap();
+    assert_eq!(tried(&editor), 2);
+    editor.apply(&[remove("/x/y/z/u")]).unwrap();
+    assert_eq!(tried(&editor), 1);
+}
+
 // === the life of routes and jobs ===
 
 #[test]
@@ -294,6 +318,25 @@ fn a_route_goes_with_its_last_target_and_a_job_only_when_on_no_route() {
     assert!(again.delta.is_empty(), "removing what is not there changes nothing");
     let flag = put_target(at, false, "a", "auto");
     assert!(editor.apply(&[put_job("a", ""), flag]).is_ok(), "a new life, so another flag");
+}
+
+#[test]
+fn what_comes_and_goes_within_one_commit_leaves_no_slot_behind() {
+    let mut editor = Editor::new();
+    let whole = [put_job("a", ""), put_target("h", false, "a", "auto")];
+    let gone = [
+        Change::RemoveRoute { endpoint: endpoint("h") },
+        Change::RemoveInstance { job: "a".into(), addr: SocketAddr::from(([127, 0, 0, 1], 9_000)) },
+        Change::RemoveJob { name: "a".into() },
+    ];
+    for _ in 0..3 {
+        assert!(editor.apply(&[&whole[..], &gone].concat()).unwrap().delta.is_empty());
+    }
+    let table = editor.apply(&whole).unwrap().table;
+    let route = table.find(b"h", b"/").unwrap();
+    let job = table.job(route.targets.list[0].job).unwrap();
+    let slots = [route.slot.0, job.slot.0, job.instances[0].slot.0];
+    assert!(slots.iter().all(|slot| (slot.index, slot.generation) == (0, 0)), "{slots:?}");
 }
 
 #[test]

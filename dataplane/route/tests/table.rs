@@ -300,6 +300,21 @@ fn slots(table: &Table) -> BTreeSet<Freed> {
     routes.chain(jobs).chain(instances).collect()
 }
 
+/// The revision of targets is the version in which they last changed.
+fn check_revisions(old: &Table, new: &Table) -> Result<(), TestCaseError> {
+    for route in new.routes() {
+        let before = old.route(route.slot).map(|route| &route.targets);
+        let same = before.filter(|before| before.list == route.targets.list);
+        match same {
+            Some(before) => {
+                prop_assert!((before.revision..=new.version()).contains(&route.targets.revision))
+            }
+            None => prop_assert_eq!(route.targets.revision, new.version()),
+        }
+    }
+    Ok(())
+}
+
 /// A slot without its generation.
 fn place(slot: Freed) -> (u8, u32) {
     match slot {
@@ -347,8 +362,16 @@ proptest! {
                     prop_assert_eq!(places.len(), now.len(), "two tenants in one place");
                     prop_assert!(now.is_disjoint(&dead), "a slot with its generation came back");
                     prop_assert!(waiting.iter().all(|slot| !places.contains(&place(*slot))));
+                    check_revisions(before, &commit.table)?;
                     waiting.extend(commit.delta.freed());
                     dead.extend(commit.delta.freed());
+                    for slot in &dead {
+                        match slot {
+                            Freed::Route(slot) => prop_assert!(commit.table.route(*slot).is_none()),
+                            Freed::Job(slot) => prop_assert!(commit.table.job(*slot).is_none()),
+                            Freed::Instance(_) => {}
+                        }
+                    }
                     model = next;
                     versions.push((commit.table, model.clone()));
                 }
