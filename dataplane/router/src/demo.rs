@@ -79,13 +79,19 @@ pub fn try_these(http: SocketAddr, tcp: Option<SocketAddr>, admin: &str) -> Stri
         (format!("curl http://localhost:{port}/"), "three of four answers are blue"),
         (format!("curl http://localhost:{port}/green/x"), "the longest prefix decides"),
         (format!("curl -H 'Host: any.localhost' http://127.0.0.1:{port}/"), "a wildcard"),
-        (format!("curl -i -H 'Host: vault.localhost' http://127.0.0.1:{port}/"), "its ACL denies: 403"),
+        (
+            format!("curl -i -H 'Host: vault.localhost' http://127.0.0.1:{port}/"),
+            "its ACL denies: 403",
+        ),
     ];
     if let Some(tcp) = tcp {
         lines.push((format!("curl http://{tcp}/"), "the same origin by a TCP route"));
     }
     if !admin.starts_with("unix:") {
-        lines.push((format!("curl 'http://{admin}/v1/explain?url=http://localhost/green/x&format=text'"), "why"));
+        lines.push((
+            format!("curl 'http://{admin}/v1/explain?url=http://localhost/green/x&format=text'"),
+            "why",
+        ));
         lines.push((format!("http://{admin}/"), "the dashboard, for a browser"));
     }
     let width = lines.iter().map(|(line, _)| line.len()).filter(|len| *len < 70).max().unwrap_or(0);
@@ -130,7 +136,10 @@ fn converse(name: &str, stream: &TcpStream) -> io::Result<()> {
     while let Some(head) = read_head(&mut reader)? {
         let header = |wanted: &str| {
             let lines = head.iter().skip(1).filter_map(|line| line.split_once(':'));
-            lines.filter(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.trim()).next()
+            lines
+                .filter(|(name, _)| name.eq_ignore_ascii_case(wanted))
+                .map(|(_, value)| value.trim())
+                .next()
         };
         if header("transfer-encoding").is_some() {
             read_chunks(&mut reader)?;

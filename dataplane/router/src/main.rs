@@ -133,7 +133,7 @@ fn run(arguments: Arguments) -> ExitCode {
         Some(file) => config::load(file).map_err(|errors| (errors.to_string(), BAD_FILE)),
         None => router::demo::start().map_err(|error| (format!("error[demo]: {error}\n"), 1)),
     };
-    let mut config = match loaded {
+    let config = match loaded {
         Ok(config) => config,
         Err((text, code)) => {
             eprint!("{text}");
@@ -143,13 +143,10 @@ fn run(arguments: Arguments) -> ExitCode {
     if let Some(file) = &arguments.config {
         tell_warnings(&config, &file.display().to_string());
     }
-    if arguments.cores.is_some() {
-        config.settings.cores = arguments.cores;
-    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let served = runtime.map_err(serve::ServeError::from).and_then(|runtime| {
-        let served =
-            runtime.block_on(serve::serve(config, arguments.config, arguments.engine.into()));
+        let Arguments { config: file, engine, cores, .. } = arguments;
+        let served = runtime.block_on(serve::serve(config, file, engine.into(), cores));
         // Blocking work of a reload that was cut off must not hold up the end.
         runtime.shutdown_background();
         served

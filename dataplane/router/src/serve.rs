@@ -10,21 +10,18 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use route::{Desired, Endpoint};
+use route::Endpoint;
 use router::access_log::{LogSender, LogWriter, TableNames};
 use router::admin::{Admin, AdminListener};
 use router::config::Config;
-use router::hub::{Hub, Refused};
+use router::hub::Hub;
 use router::run::{EngineChoice, Running, StartError};
 use router::settings::{AdminAddress, Settings};
 use router::tls::TlsLoadError;
 use router::watch::{Feed, ReloadError, Reloaded, Source, certificates};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-
-/// How long the cores may take to read the first table.
-const FIRST_TABLE: Duration = Duration::from_secs(30);
 
 /// Why the router could not start.
 #[derive(Debug, thiserror::Error)]
@@ -38,18 +35,18 @@ pub(crate) enum ServeError {
     #[error(transparent)]
     Start(#[from] StartError),
     #[error(transparent)]
-    Table(#[from] Refused),
-    #[error(transparent)]
     Io(#[from] std::io::Error),
 }
 
-/// Serve until a signal ends it.
+/// Serve until a signal ends it. `cores` overrides the configuration.
 pub(crate) async fn serve(
     mut config: Config,
     file: Option<PathBuf>,
     choice: EngineChoice,
+    cores: Option<u16>,
 ) -> Result<(), ServeError> {
     let begun = Instant::now();
+    config.settings.cores = cores.or(config.settings.cores);
     // Before anything is started, so that no signal ends the process the hard way.
     let mut signals = Signals::new()?;
     fit_to_machine(&mut config.settings);
@@ -63,17 +60,13 @@ pub(crate) async fn serve(
     let admin_address = admin_listener.as_ref().and_then(|listener| listener.address().ok());
 
     let settings = config.settings.clone();
-    let running = router::run::start(settings, choice, senders)?;
+    let running = router::run::start(settings, &config.desired, tls, choice, senders)?;
     let hub = Arc::clone(&running.hub);
     drop(names.set(Arc::clone(&hub)));
-    hub.set_tls(tls);
-    let receipt = hub.replace(&Desired::default(), &config.desired)?;
-    if let Err(behind) = hub.wait_live(receipt.version, FIRST_TABLE).await {
-        eprintln!("warning[slow_start]: {behind}");
-    }
 
     let source = Source::new(file.clone());
-    let feed = file.map(|file| Feed::new(&file, Arc::clone(&hub), Arc::clone(&source), &config));
+    let feed =
+        file.map(|file| Feed::new(&file, Arc::clone(&hub), Arc::clone(&source), &config, cores));
     let admin = Admin::new(Arc::clone(&hub), running.engine, source, log.clone());
     let serving_admin = admin_listener.map(|listener| tokio::spawn(admin.serve(listener)));
     let watching = feed.clone().map(|feed| tokio::spawn(feed.watch(|outcome| tell(&outcome))));

@@ -123,6 +123,7 @@ pub struct Feed {
     path: PathBuf,
     hub: Arc<Hub>,
     source: Arc<Source>,
+    cores: Option<u16>,
     served: Mutex<Served>,
 }
 
@@ -132,11 +133,17 @@ struct Served {
 }
 
 impl Feed {
-    /// For a router that serves `config`, which was read from `path`.
-    pub fn new(path: &Path, hub: Arc<Hub>, source: Arc<Source>, config: &Config) -> Arc<Self> {
+    /// For a router that serves `config`, which was read from `path`. `cores` was given beside the file and overrides it.
+    pub fn new(
+        path: &Path,
+        hub: Arc<Hub>,
+        source: Arc<Source>,
+        config: &Config,
+        cores: Option<u16>,
+    ) -> Arc<Self> {
         let served = Served { desired: config.desired.clone(), settings: config.settings.clone() };
         source.state().warnings = texts(config, &source_name(path));
-        Arc::new(Self { path: path.to_owned(), hub, source, served: Mutex::new(served) })
+        Arc::new(Self { path: path.to_owned(), hub, source, cores, served: Mutex::new(served) })
     }
 
     /// Read the file again and serve it, or keep all as it is. Blocks; not for a core.
@@ -161,7 +168,8 @@ impl Feed {
     }
 
     fn try_reload(&self, served: &mut Served) -> Result<Reloaded, ReloadError> {
-        let config = config::load(&self.path)?;
+        let mut config = config::load(&self.path)?;
+        config.settings.cores = self.cores.or(config.settings.cores);
         let tls = certificates(self.hub.tls().as_deref(), &config.settings)?;
         let receipt = self.hub.replace(&served.desired, &config.desired)?;
         let warnings = texts(&config, &source_name(&self.path));

@@ -108,7 +108,8 @@ const PATHS: [&str; 11] = [
 
 pub(super) async fn no_such_path(uri: Uri) -> Refusal {
     let path = uri.path();
-    let refusal = Refusal::new(StatusCode::NOT_FOUND, "no_such_path", format!("there is no {path}"));
+    let refusal =
+        Refusal::new(StatusCode::NOT_FOUND, "no_such_path", format!("there is no {path}"));
     match crate::config::closest(path, PATHS) {
         Some(meant) => refusal.advise(meant),
         None => refusal.advise(format!("one of {}", PATHS.join(", "))),

@@ -53,15 +53,48 @@ enum Wait {
 #[derive(Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 enum Op {
-    PutJob { name: String, #[serde(default)] client_acl: String, #[serde(default)] instances: Vec<String> },
-    RemoveJob { name: String },
-    SetAcl { job: String, client_acl: String },
-    AddInstance { job: String, instance: String },
-    RemoveInstance { job: String, instance: String },
-    PutTarget { endpoint: String, job: String, #[serde(default)] weight: Value, #[serde(default)] https_only: bool },
-    SetWeight { endpoint: String, job: String, weight: Value },
-    RemoveTarget { endpoint: String, job: String },
-    RemoveRoute { endpoint: String },
+    PutJob {
+        name: String,
+        #[serde(default)]
+        client_acl: String,
+        #[serde(default)]
+        instances: Vec<String>,
+    },
+    RemoveJob {
+        name: String,
+    },
+    SetAcl {
+        job: String,
+        client_acl: String,
+    },
+    AddInstance {
+        job: String,
+        instance: String,
+    },
+    RemoveInstance {
+        job: String,
+        instance: String,
+    },
+    PutTarget {
+        endpoint: String,
+        job: String,
+        #[serde(default)]
+        weight: Value,
+        #[serde(default)]
+        https_only: bool,
+    },
+    SetWeight {
+        endpoint: String,
+        job: String,
+        weight: Value,
+    },
+    RemoveTarget {
+        endpoint: String,
+        job: String,
+    },
+    RemoveRoute {
+        endpoint: String,
+    },
 }
 
 const OPS: [&str; 9] = [
@@ -117,7 +150,8 @@ pub(super) async fn changes(
     if asked.wait == Wait::None {
         return Ok(json(&answer));
     }
-    let timeout = Duration::from_millis(asked.timeout_ms.unwrap_or(WAIT_MS_DEFAULT).min(WAIT_MS_MAX));
+    let timeout =
+        Duration::from_millis(asked.timeout_ms.unwrap_or(WAIT_MS_DEFAULT).min(WAIT_MS_MAX));
     match admin.hub.wait_live(receipt.version, timeout).await {
         Ok(live) => {
             let ms = live.elapsed.as_secs_f64() * 1e3;
@@ -212,7 +246,8 @@ fn acl(text: &str) -> Result<ClientAcl, Refusal> {
 
 fn address(text: &str) -> Result<SocketAddr, Refusal> {
     text.parse().map_err(|_| {
-        bad("bad_address", format!("\"{text}\" is not an IP address with a port")).advise("127.0.0.1:9001")
+        bad("bad_address", format!("\"{text}\" is not an IP address with a port"))
+            .advise("127.0.0.1:9001")
     })
 }
 
@@ -223,7 +258,10 @@ fn weight(value: &Value) -> Result<Weight, Refusal> {
         Value::Number(number) => parsed("bad_weight", &number.to_string()),
         Value::String(text) if text == "auto" => Ok(Weight::AUTO),
         Value::String(text) => parsed("bad_weight", text),
-        other => Err(bad("bad_weight", format!("{other} is not a weight")).advise("45, \"45%\" or \"auto\"")),
+        other => {
+            Err(bad("bad_weight", format!("{other} is not a weight"))
+                .advise("45, \"45%\" or \"auto\""))
+        }
     }
 }
 
@@ -275,8 +313,14 @@ mod tests {
             (json!({"op": "remove_route", "endpoint": "ftp://x"}), "bad_endpoint"),
             (json!({"op": "set_acl", "job": "x", "client_acl": "permit 1.2.3.4"}), "bad_acl"),
             (json!({"op": "add_instance", "job": "x", "instance": "localhost:1"}), "bad_address"),
-            (json!({"op": "set_weight", "endpoint": "http://x", "job": "x", "weight": []}), "bad_weight"),
-            (json!({"op": "set_weight", "endpoint": "http://x", "job": "x", "weight": "half"}), "bad_weight"),
+            (
+                json!({"op": "set_weight", "endpoint": "http://x", "job": "x", "weight": []}),
+                "bad_weight",
+            ),
+            (
+                json!({"op": "set_weight", "endpoint": "http://x", "job": "x", "weight": "half"}),
+                "bad_weight",
+            ),
         ] {
             assert_eq!(code(value.clone()), want, "{value}");
         }

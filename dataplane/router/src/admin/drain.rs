@@ -62,7 +62,8 @@ pub(super) async fn drain(
             .advise("/v1/drain?job=job::/sandbox/admin::app1&instance=127.0.0.1:9001"));
     };
     still_in_table(&admin, &job, query.instance)?;
-    let timeout = Duration::from_millis(query.timeout_ms.unwrap_or(WAIT_MS_DEFAULT).min(WAIT_MS_MAX));
+    let timeout =
+        Duration::from_millis(query.timeout_ms.unwrap_or(WAIT_MS_DEFAULT).min(WAIT_MS_MAX));
     Ok(match admin.hub.wait_drained(&job, query.instance, timeout).await {
         Ok(waited) => {
             let waited_ms = waited.as_secs_f64() * 1e3;
@@ -82,9 +83,13 @@ fn still_in_table(admin: &Admin, job: &str, instance: Option<SocketAddr>) -> Res
     let table = admin.hub.table();
     let Some(found) = table.job_by_name(job) else { return Ok(()) };
     let Some(addr) = instance else {
-        return Err(Refusal::new(StatusCode::CONFLICT, "in_table", format!("job {job} is in the table"))
-            .why("it gets new requests, so it is not draining")
-            .advise("remove the job first, or name an instance that was removed"));
+        return Err(Refusal::new(
+            StatusCode::CONFLICT,
+            "in_table",
+            format!("job {job} is in the table"),
+        )
+        .why("it gets new requests, so it is not draining")
+        .advise("remove the job first, or name an instance that was removed"));
     };
     if found.instances.iter().any(|one| one.addr == addr) {
         let what = format!("instance {addr} of job {job} is in the table");

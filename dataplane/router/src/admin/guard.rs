@@ -43,7 +43,8 @@ fn admit(guard: Guard, method: &Method, headers: &HeaderMap) -> Result<(), Refus
     let origin = text(header::ORIGIN);
     let foreign = origin.is_some_and(|origin| origin.strip_prefix("http://") != Some(host));
     if foreign || text(header::HeaderName::from_static("sec-fetch-site")) == Some("cross-site") {
-        let what = format!("a page of {} may not change this router", origin.unwrap_or("another site"));
+        let what =
+            format!("a page of {} may not change this router", origin.unwrap_or("another site"));
         return Err(Refusal::new(StatusCode::FORBIDDEN, "foreign_origin", what));
     }
     let kind = text(header::CONTENT_TYPE).unwrap_or_default();
@@ -75,7 +76,8 @@ mod tests {
         for (name, value) in headers {
             map.append(*name, value.parse().unwrap());
         }
-        admit(Guard { loopback: true }, &method, &map).map_or_else(|refusal| refusal.code, |()| "ok")
+        admit(Guard { loopback: true }, &method, &map)
+            .map_or_else(|refusal| refusal.code, |()| "ok")
     }
 
     /// Goal: what curl and our own dashboard send passes; what a foreign page can make a browser send does not.
@@ -103,10 +105,13 @@ mod tests {
 
     #[test]
     fn local_hosts() {
-        for host in ["localhost", "LOCALHOST:80", "127.0.0.1", "127.0.0.1:9080", "[::1]", "[::1]:9"] {
+        for host in ["localhost", "LOCALHOST:80", "127.0.0.1", "127.0.0.1:9080", "[::1]", "[::1]:9"]
+        {
             assert!(is_local(host), "{host}");
         }
-        for host in ["", "example.com", "localhost.example.com", "127.0.0.1.example.com", "localhost:x"] {
+        for host in
+            ["", "example.com", "localhost.example.com", "127.0.0.1.example.com", "localhost:x"]
+        {
             assert!(!is_local(host), "{host}");
         }
     }

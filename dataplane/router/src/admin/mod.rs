@@ -34,8 +34,8 @@ use axum::middleware;
 use axum::routing::{get, post};
 
 use crate::access_log::LogWriter;
-use crate::watch::Source;
 use crate::hub::Hub;
+use crate::watch::Source;
 
 pub use listen::AdminListener;
 use sampler::Sampler;

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use route::{InstanceSlot, RouteSlot};
 
 use crate::hub::Hub;
-use crate::stats::recent::Recent;
-use crate::stats::{CoreStats, InstanceStats, RouteStats, Snapshot};
+use crate::stats::recent::{Counts, Recent};
+use crate::stats::{CoreStats, Counter, Histogram, InstanceStats, RouteStats, Snapshot};
 
 /// See the module head.
 pub(super) struct Sampler(Mutex<Samples>);
@@ -42,22 +42,33 @@ impl Sampler {
         let mut samples = self.read();
         samples.older = std::mem::replace(&mut samples.newer, Instant::now());
         let routes = table.routes().map(|route| {
-            let count = routes_of(&cores, route.slot).map(|stats| stats.latency.count()).sum();
-            (route.slot, count)
+            let counts = routes_of(&cores, route.slot).map(|one| counts(&one.requests, &one.latency));
+            (route.slot, sum(counts))
         });
         samples.routes.tick(routes, |slot| route_latency(&cores, *slot));
         let instances = table.jobs().flat_map(|job| job.instances.iter()).map(|instance| {
-            let count = instances_of(&cores, instance.slot).map(|stats| stats.latency.count()).sum();
-            (instance.slot, count)
+            let list = instances_of(&cores, instance.slot);
+            (instance.slot, sum(list.map(|one| counts(&one.requests, &one.latency))))
         });
         samples.instances.tick(instances, |slot| instance_latency(&cores, *slot));
-        let count = cores.iter().map(|core| core.latency.count()).sum();
-        samples.total.tick(std::iter::once(((), count)), |()| crate::metrics::latency(&cores));
+        let total = sum(cores.iter().map(|core| counts(&core.requests, &core.latency)));
+        samples.total.tick(std::iter::once(((), total)), |()| crate::metrics::latency(&cores));
     }
 
     pub(super) fn read(&self) -> MutexGuard<'_, Samples> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn counts(requests: &Counter, durations: &Histogram) -> Counts {
+    Counts { requests: requests.read(), durations: durations.count() }
+}
+
+fn sum(list: impl Iterator<Item = Counts>) -> Counts {
+    list.fold(Counts::default(), |sum, one| Counts {
+        requests: sum.requests + one.requests,
+        durations: sum.durations + one.durations,
+    })
 }
 
 impl Samples {
@@ -72,6 +83,14 @@ impl Samples {
 
     pub(super) fn instance(&self, slot: InstanceSlot, now: &Snapshot) -> Option<Snapshot> {
         self.instances.since(&slot, now)
+    }
+
+    pub(super) fn route_requests(&self, slot: RouteSlot, now: u64) -> Option<u64> {
+        self.routes.requests_since(&slot, now)
+    }
+
+    pub(super) fn instance_requests(&self, slot: InstanceSlot, now: u64) -> Option<u64> {
+        self.instances.requests_since(&slot, now)
     }
 
     pub(super) fn total(&self, now: &Snapshot) -> Snapshot {

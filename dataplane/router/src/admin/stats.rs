@@ -159,7 +159,9 @@ impl View<'_> {
             row.bytes_out += stats.bytes_out.read();
             row.denied = row.denied.map(|denied| denied + stats.denied.read());
         }
-        self.finish(row, &latency, self.samples.route(route.slot, &latency))
+        let recent = self.samples.route(route.slot, &latency);
+        let requests = self.samples.route_requests(route.slot, row.requests);
+        self.finish(row, &latency, recent, requests)
     }
 
     fn instances(&self, table: &route::Table, limit: usize) -> (Vec<Row>, usize) {
@@ -185,7 +187,12 @@ impl View<'_> {
     }
 
     /// One instance, or all of a job together.
-    fn pool_row(&self, job: &route::Job, list: &[route::Instance], instance: Option<String>) -> Row {
+    fn pool_row(
+        &self,
+        job: &route::Job,
+        list: &[route::Instance],
+        instance: Option<String>,
+    ) -> Row {
         let zero = Some(0);
         let mut row = Row {
             job: Some(job.name.to_string()),
@@ -196,6 +203,7 @@ impl View<'_> {
             ..Row::default()
         };
         let (mut latency, mut recent) = (Snapshot::default(), Some(Snapshot::default()));
+        let mut recent_requests = Some(0);
         for one in list {
             let now = instance_latency(self.cores, one.slot);
             let window = self.samples.instance(one.slot, &now);
@@ -204,8 +212,9 @@ impl View<'_> {
                 sum.add(&window);
                 sum
             });
+            let mut requests = 0;
             for stats in instances_of(self.cores, one.slot) {
-                row.requests += stats.requests.read();
+                requests += stats.requests.read();
                 row.in_flight += stats.in_flight.read();
                 row.bytes_in += stats.bytes_in.read();
                 row.bytes_out += stats.bytes_out.read();
@@ -214,17 +223,26 @@ impl View<'_> {
                 row.failures = add(row.failures, stats.failures.read());
                 row.ejected_on_cores = add(row.ejected_on_cores, stats.ejected.read());
             }
+            row.requests += requests;
+            let window = self.samples.instance_requests(one.slot, requests);
+            recent_requests = recent_requests.zip(window).map(|(sum, window)| sum + window);
         }
         let stats = list.iter().flat_map(|one| instances_of(self.cores, one.slot));
         row.answers = answers(stats.map(|stats| stats.answers.read()));
-        self.finish(row, &latency, recent)
+        self.finish(row, &latency, recent, recent_requests)
     }
 
-    fn finish(&self, mut row: Row, total: &Snapshot, recent: Option<Snapshot>) -> Row {
+    fn finish(
+        &self,
+        mut row: Row,
+        total: &Snapshot,
+        recent: Option<Snapshot>,
+        recent_requests: Option<u64>,
+    ) -> Row {
         let seconds = self.samples.window().as_secs_f64().max(1e-3);
         #[expect(clippy::cast_precision_loss, reason = "a rate is not exact anyway")]
-        let rate = |recent: &Snapshot| recent.count() as f64 / seconds;
-        row.per_second = recent.as_ref().map(rate);
+        let rate = |requests: u64| requests as f64 / seconds;
+        row.per_second = recent_requests.map(rate);
         row.recent = recent.as_ref().map(Percentiles::of);
         row.total = Some(Percentiles::of(total));
         row

@@ -149,7 +149,9 @@ fn totals(admin: &Admin) -> Totals {
         requests: sum(|core| core.requests.read()),
         in_flight: sum(|core| core.in_flight.read()),
         connections: sum(|core| {
-            core.connections_http.read() + core.connections_https.read() + core.connections_tcp.read()
+            core.connections_http.read()
+                + core.connections_https.read()
+                + core.connections_tcp.read()
         }),
         connections_open: sum(open),
         tunnels_open: sum(|core| core.open_tunnels.read()),

@@ -82,14 +82,20 @@ pub(super) async fn table(
         Some("toml") => return Ok(text(toml_form(&table, &routes, &jobs))),
         Some(other) => {
             let what = format!("there is no format \"{other}\"");
-            return Err(Refusal::new(StatusCode::BAD_REQUEST, "bad_query", what).advise("json or toml"));
+            return Err(
+                Refusal::new(StatusCode::BAD_REQUEST, "bad_query", what).advise("json or toml")
+            );
         }
     }
     Ok(json(&Answer {
         version: table.version(),
         more_routes: routes.len().saturating_sub(limit),
         more_jobs: jobs.len().saturating_sub(limit),
-        routes: routes.iter().take(limit).map(|(name, route)| route_row(&table, name, route)).collect(),
+        routes: routes
+            .iter()
+            .take(limit)
+            .map(|(name, route)| route_row(&table, name, route))
+            .collect(),
         jobs: jobs.into_iter().take(limit).map(job_row).collect(),
     }))
 }
@@ -97,13 +103,18 @@ pub(super) async fn table(
 fn route_row(table: &Table, endpoint: &str, route: &Route) -> RouteRow {
     let (shares, whole) = route.targets.shares(u64::MAX);
     let targets = route.targets.list.iter().enumerate().map(|(index, target)| {
-        let parts = shares.iter().find(|share| share.target == index).map_or(0, |share| share.parts);
+        let parts =
+            shares.iter().find(|share| share.target == index).map_or(0, |share| share.parts);
         #[expect(clippy::cast_precision_loss, reason = "both are far below 2^53")]
         let percent = 100.0 * parts as f64 / whole.max(1) as f64;
         let job = table.job(target.job).map_or_else(String::new, |job| job.name.to_string());
         TargetRow { job, weight: target.weight.to_string(), percent }
     });
-    RouteRow { endpoint: endpoint.to_owned(), https_only: route.https_only, targets: targets.collect() }
+    RouteRow {
+        endpoint: endpoint.to_owned(),
+        https_only: route.https_only,
+        targets: targets.collect(),
+    }
 }
 
 fn job_row(job: &Job) -> JobRow {

@@ -41,8 +41,17 @@ pub struct Config {
 /// The largest file that is read: a million routes fit several times.
 pub const FILE_BYTES_MAX: u64 = 1 << 30;
 
-const SECTIONS: &[&str] =
-    &["listen", "router", "limits", "timeouts", "access_log", "metrics", "certificate", "job", "route"];
+const SECTIONS: &[&str] = &[
+    "listen",
+    "router",
+    "limits",
+    "timeouts",
+    "access_log",
+    "metrics",
+    "certificate",
+    "job",
+    "route",
+];
 
 /// Read and check a configuration. Relative paths stay relative.
 pub fn parse_str(text: &str) -> Result<Config, ConfigErrors> {

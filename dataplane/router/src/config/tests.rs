@@ -127,6 +127,28 @@ series_max = 7
     assert_eq!(settings.metrics.series_max, 7);
 }
 
+/// Goal: the documented defaults are the real ones, and no key is undocumented.
+#[test]
+fn the_example_file_tells_the_truth() {
+    let text = include_str!("../../../../docs/router.example.toml");
+    let settings = parse_str(text).unwrap().settings;
+    assert_eq!((settings.limits, settings.timeouts), (Limits::DEFAULT, Timeouts::DEFAULT));
+    assert_eq!((settings.cores, settings.metrics), (None, crate::settings::Metrics::default()));
+    let log = settings.access_log.unwrap();
+    assert_eq!((log.target, log.sample), (Target::Stdout, 1));
+
+    for section in ["[listen]", "[router]", "[limits]", "[timeouts]", "[access_log]", "[metrics]"] {
+        let errors = parse_str(&format!("{section}\nnobody_knows_this_key = 1\n")).unwrap_err();
+        let advice = &errors.list.iter().find(|one| one.code == "unknown_key").unwrap().r#try;
+        let keys: Vec<&str> = advice.split('`').skip(1).step_by(2).collect();
+        assert!(!keys.is_empty(), "{section}");
+        for key in keys {
+            let documented = text.lines().any(|line| line.split([' ', '=']).next() == Some(key));
+            assert!(documented, "{key} of {section} is not in the example");
+        }
+    }
+}
+
 #[test]
 fn weights_keep_two_decimals_and_may_be_text() {
     let weight = |text: &str| {
@@ -201,23 +223,57 @@ fn mistakes_point_at_their_text() {
         ("[[job]]\ninstances = []\n", "missing_key", "[[job]]"),
         ("[[job]]\nname = \"c\"\ninstances = [\"localhost:1\"]\n", "bad_value", "\"localhost:1\""),
         ("[[job]]\nname = \"c\"\ninstances = [\"0.0.0.0:1\"]\n", "bad_value", "\"0.0.0.0:1\""),
-        ("[[job]]\nname = \"c\"\ninstances = [\"1.1.1.1:1\", \"1.1.1.1:1\"]\n", "duplicate_instance", "\"1.1.1.1:1\""),
+        (
+            "[[job]]\nname = \"c\"\ninstances = [\"1.1.1.1:1\", \"1.1.1.1:1\"]\n",
+            "duplicate_instance",
+            "\"1.1.1.1:1\"",
+        ),
         ("[[job]]\nname = \"c\"\nclient_acl = \"allow 1.2.3.4, permit 5.6.7.8\"\n", "bad_acl", "p"),
-        ("[[route]]\nendpoint = \"http://a_b!c\"\ntargets = [{ job = \"job::/a::b\" }]\n", "bad_endpoint", "!"),
-        ("[[route]]\nendpoint = \"http://x\"\ntargets = [{ job = \"job::/a::c\" }]\n", "unknown_job", "\"job::/a::c\""),
-        ("[[route]]\nendpoint = \"http://x\"\ntargets = [{ job = \"job::/a::b\", wieght = 1 }]\n", "unknown_key", "wieght"),
-        ("[[route]]\nendpoint = \"http://x\"\ntargets = [{ weight = 1 }]\n", "missing_key", "{ weight = 1 }"),
-        ("[[route]]\nendpoint = \"http://x\"\ntargets = [{ job = \"job::/a::b\" }, { job = \"job::/a::b\" }]\n", "duplicate_target", "\"job::/a::b\""),
+        (
+            "[[route]]\nendpoint = \"http://a_b!c\"\ntargets = [{ job = \"job::/a::b\" }]\n",
+            "bad_endpoint",
+            "!",
+        ),
+        (
+            "[[route]]\nendpoint = \"http://x\"\ntargets = [{ job = \"job::/a::c\" }]\n",
+            "unknown_job",
+            "\"job::/a::c\"",
+        ),
+        (
+            "[[route]]\nendpoint = \"http://x\"\ntargets = [{ job = \"job::/a::b\", wieght = 1 }]\n",
+            "unknown_key",
+            "wieght",
+        ),
+        (
+            "[[route]]\nendpoint = \"http://x\"\ntargets = [{ weight = 1 }]\n",
+            "missing_key",
+            "{ weight = 1 }",
+        ),
+        (
+            "[[route]]\nendpoint = \"http://x\"\ntargets = [{ job = \"job::/a::b\" }, { job = \"job::/a::b\" }]\n",
+            "duplicate_target",
+            "\"job::/a::b\"",
+        ),
         ("[[route]]\nendpoint = \"http://x\"\ntargets = []\n", "no_targets", "[[route]]"),
         ("[[route]]\nendpoint = \"http://x\"\n", "missing_key", "[[route]]"),
-        ("[[route]]\nendpoint = \"tcp://127.0.0.1:7\"\nhttps_only = true\ntargets = [{ job = \"job::/a::b\" }]\n", "https_only_tcp", "\"tcp://127.0.0.1:7\""),
-        ("[[certificate]]\nchain = \"a\"\nkey = \"b\"\nserver_names = [\"a.*.b\"]\n", "bad_value", "\"a.*.b\""),
+        (
+            "[[route]]\nendpoint = \"tcp://127.0.0.1:7\"\nhttps_only = true\ntargets = [{ job = \"job::/a::b\" }]\n",
+            "https_only_tcp",
+            "\"tcp://127.0.0.1:7\"",
+        ),
+        (
+            "[[certificate]]\nchain = \"a\"\nkey = \"b\"\nserver_names = [\"a.*.b\"]\n",
+            "bad_value",
+            "\"a.*.b\"",
+        ),
         ("x = \n", "syntax", ""),
     ] {
         let text = format!("{GOOD}{added}");
         let found = mistakes(&text);
         assert!(
-            found.iter().any(|(have, _, text)| *have == code && (text == marked || code == "syntax")),
+            found
+                .iter()
+                .any(|(have, _, text)| *have == code && (text == marked || code == "syntax")),
             "{added}: want {code} at {marked:?}, found {found:?}"
         );
     }
@@ -237,16 +293,24 @@ fn rules_across_sections() {
         ("[listen]\nadmin = \"0.0.0.0:9080\"\n".into(), "admin_exposed"),
         ("[listen]\nadmin = \"here\"\n".into(), "bad_value"),
         (
-            format!("[listen]\nhttp = [\"127.0.0.1:80\"]\n{job}[[route]]\nendpoint = \"http://x\"\nhttps_only = true\ntargets = [{{ job = \"a\" }}]\n"),
+            format!(
+                "[listen]\nhttp = [\"127.0.0.1:80\"]\n{job}[[route]]\nendpoint = \"http://x\"\nhttps_only = true\ntargets = [{{ job = \"a\" }}]\n"
+            ),
             "https_only_without_tls",
         ),
         (
-            format!("[listen]\nhttp = [\"127.0.0.1:80\"]\n{job}{0}{0}", "[[route]]\nendpoint = \"http://x/y\"\ntargets = [{ job = \"a\" }]\n"),
+            format!(
+                "[listen]\nhttp = [\"127.0.0.1:80\"]\n{job}{0}{0}",
+                "[[route]]\nendpoint = \"http://x/y\"\ntargets = [{ job = \"a\" }]\n"
+            ),
             "duplicate_route",
         ),
     ] {
         let found = mistakes(&text);
-        assert!(found.iter().any(|(have, ..)| *have == code), "{text}: want {code}, found {found:?}");
+        assert!(
+            found.iter().any(|(have, ..)| *have == code),
+            "{text}: want {code}, found {found:?}"
+        );
     }
     assert!(mistakes("[listen]\nhttp = [\"127.0.0.1:0\", \"127.0.0.1:0\"]\n").is_empty());
 }
@@ -278,7 +342,10 @@ fn a_file_that_cannot_be_read_says_why() {
 /// Goal: a long line, tabs and letters beyond ASCII do not move the mark.
 #[test]
 fn marks_stand_where_they_should() {
-    let text = format!("{GOOD}[[job]]\nname = \"ä\"\n\tinstances = [{} \"ö\"]\n", "\"1.1.1.1:1\",".repeat(20));
+    let text = format!(
+        "{GOOD}[[job]]\nname = \"ä\"\n\tinstances = [{} \"ö\"]\n",
+        "\"1.1.1.1:1\",".repeat(20)
+    );
     let errors = parse_str(&text).unwrap_err();
     let mut told = String::new();
     let last = errors.list.iter().find(|one| one.code == "bad_value").unwrap();

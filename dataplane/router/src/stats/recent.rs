@@ -19,6 +19,15 @@ pub const TICK_MS: u64 = 5_000;
 /// Keys remembered, with two snapshots each: at most 35 MiB.
 pub const KEYS_MAX: usize = 10_000;
 
+/// What has been counted of a key so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Requests begun.
+    pub requests: u64,
+    /// Durations recorded.
+    pub durations: u64,
+}
+
 /// Histograms by key, as they were one and two ticks ago.
 #[derive(Debug)]
 pub struct Recent<K> {
@@ -30,7 +39,9 @@ pub struct Recent<K> {
 struct Pair {
     older: Snapshot,
     newer: Snapshot,
-    count: u64,
+    /// Requests at the two ticks.
+    requests: [u64; 2],
+    counts: Counts,
     idle_ticks: u32,
     seen: bool,
 }
@@ -42,30 +53,33 @@ impl<K> Default for Recent<K> {
 }
 
 impl<K: Hash + Eq> Recent<K> {
-    /// Take the next snapshots. `now` gives each key with its count so far; `take` is called only for keys
-    /// whose count has moved since the last tick. Keys that `now` no longer names are forgotten.
+    /// Take the next snapshots. `now` gives each key with its counts so far; `take` is called only for keys
+    /// whose counts have moved since the last tick. Keys that `now` no longer names are forgotten.
     pub fn tick(
         &mut self,
-        now: impl Iterator<Item = (K, u64)>,
+        now: impl Iterator<Item = (K, Counts)>,
         mut take: impl FnMut(&K) -> Snapshot,
     ) {
-        for (key, count) in now {
+        for (key, counts) in now {
             if let Some(pair) = self.keys.get_mut(&key) {
                 pair.seen = true;
-                if count != pair.count {
+                pair.requests = [pair.requests[1], counts.requests];
+                if counts != pair.counts {
                     pair.older = std::mem::replace(&mut pair.newer, take(&key));
-                    (pair.count, pair.idle_ticks) = (count, 0);
+                    (pair.counts, pair.idle_ticks) = (counts, 0);
                 } else {
                     pair.idle_ticks += 1;
                     if pair.idle_ticks == 1 {
                         pair.older = pair.newer.clone();
                     }
                 }
-            } else if count > 0 && self.keys.len() < KEYS_MAX {
+            } else if counts != Counts::default() && self.keys.len() < KEYS_MAX {
                 let newer = take(&key);
                 // A key never seen before began after the last tick; one that was evicted may be old.
                 let older = if self.evicted { newer.clone() } else { Snapshot::default() };
-                self.keys.insert(key, Pair { older, newer, count, idle_ticks: 0, seen: true });
+                let before = if self.evicted { counts.requests } else { 0 };
+                let requests = [before, counts.requests];
+                self.keys.insert(key, Pair { older, newer, requests, counts, idle_ticks: 0, seen: true });
             }
         }
         self.keys.retain(|_, pair| std::mem::take(&mut pair.seen));
@@ -80,6 +94,14 @@ impl<K: Hash + Eq> Recent<K> {
         match self.keys.get(key) {
             Some(pair) => Some(now.since(&pair.older)),
             None => (!self.evicted).then(|| now.clone()),
+        }
+    }
+
+    /// Requests in the same time. `None`: the key is not watched.
+    pub fn requests_since(&self, key: &K, now: u64) -> Option<u64> {
+        match self.keys.get(key) {
+            Some(pair) => Some(now.saturating_sub(pair.requests[0])),
+            None => (!self.evicted).then_some(now),
         }
     }
 
@@ -102,16 +124,22 @@ mod tests {
     use super::*;
     use crate::stats::Histogram;
 
+    const ONE: Counts = Counts { requests: 1, durations: 1 };
+
     /// Goal: a slow minute does not hide behind a fast day, and an old spike leaves the window.
     #[test]
     fn only_the_last_two_ticks_count() {
         let histogram = Histogram::default();
         let mut recent = Recent::default();
         let tick = |recent: &mut Recent<u32>| {
-            recent.tick([(7, histogram.count())].into_iter(), |_| histogram.snapshot());
+            let counts = Counts { requests: 2 * histogram.count(), durations: histogram.count() };
+            recent.tick([(7, counts)].into_iter(), |_| histogram.snapshot());
         };
         let count = |recent: &Recent<u32>| {
-            recent.since(&7, &histogram.snapshot()).map(|window| window.count())
+            let requests = recent.requests_since(&7, 2 * histogram.count());
+            let count = recent.since(&7, &histogram.snapshot()).map(|window| window.count());
+            assert_eq!(requests, count.map(|count| 2 * count), "requests and durations move together");
+            count
         };
         (0..1_000).for_each(|_| histogram.record(10_000));
         assert_eq!(count(&recent), Some(1_000), "before the first tick all is recent");
@@ -129,7 +157,7 @@ mod tests {
     #[test]
     fn memory_is_bounded_and_idle_keys_make_room() {
         let mut recent = Recent::default();
-        let full = || (0..KEYS_MAX + 5).map(|key| (key, 1));
+        let full = || (0..KEYS_MAX + 5).map(|key| (key, ONE));
         recent.tick(full(), |_| Snapshot::default());
         assert_eq!(recent.len(), KEYS_MAX);
         assert!(recent.since(&(KEYS_MAX + 1), &Snapshot::default()).is_none());
@@ -140,8 +168,8 @@ mod tests {
     #[test]
     fn a_key_that_is_gone_is_forgotten() {
         let mut recent = Recent::default();
-        recent.tick([(1, 1), (2, 1)].into_iter(), |_| Snapshot::default());
-        recent.tick([(2, 1)].into_iter(), |_| Snapshot::default());
+        recent.tick([(1, ONE), (2, ONE)].into_iter(), |_| Snapshot::default());
+        recent.tick([(2, ONE)].into_iter(), |_| Snapshot::default());
         assert_eq!(recent.len(), 1);
     }
 }
