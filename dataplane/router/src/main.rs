@@ -110,12 +110,13 @@ fn check(file: &Path) -> ExitCode {
         return ExitCode::from(BAD_FILE);
     }
     let instances: usize = config.desired.jobs.values().map(|job| job.instances.len()).sum();
-    println!(
-        "{name}: good; {} routes, {} jobs, {instances} instances, {} certificates",
-        config.desired.routes.len(),
-        config.desired.jobs.len(),
-        config.settings.certificates.len(),
-    );
+    let counts = [
+        config::count(config.desired.routes.len(), "route"),
+        config::count(config.desired.jobs.len(), "job"),
+        config::count(instances, "instance"),
+        config::count(config.settings.certificates.len(), "certificate"),
+    ];
+    println!("{name}: good; {}", counts.join(", "));
     ExitCode::SUCCESS
 }
 

@@ -49,7 +49,7 @@ pub(crate) async fn serve(
     config.settings.cores = cores.or(config.settings.cores);
     // Before anything is started, so that no signal ends the process the hard way.
     let mut signals = Signals::new()?;
-    fit_to_machine(&mut config.settings);
+    fit_to_machine(&mut config.settings, file.is_some());
     let names = Arc::new(OnceLock::new());
     let (log, senders) = open_log(&config.settings, &names)?;
     let tls = certificates(None, &config.settings)?;
@@ -87,15 +87,17 @@ pub(crate) async fn serve(
     Ok(())
 }
 
-/// Descriptors as many as allowed, and connections no more than that.
-fn fit_to_machine(settings: &mut Settings) {
+/// Descriptors as many as allowed, and connections no more than that; told if somebody wrote a limit down.
+fn fit_to_machine(settings: &mut Settings, tell: bool) {
     let files = router::limits::raise_open_files();
     let ceiling = router::limits::connections_ceiling(settings.cores);
     let wanted = &mut settings.limits.connections_max;
     if *wanted > ceiling {
-        eprintln!(
-            "note: {ceiling} connections for each core, because the limit of open files is {files}"
-        );
+        if tell {
+            eprintln!(
+                "note: {ceiling} connections for each core, because the limit of open files is {files}"
+            );
+        }
         *wanted = ceiling;
     }
 }
@@ -199,7 +201,7 @@ fn tell(outcome: &Result<Reloaded, ReloadError>) {
             }
             eprintln!("reloaded: table version {}", reloaded.version);
         }
-        Err(error) => eprint!("{error}note: the last good table is kept\n"),
+        Err(error) => eprintln!("{error}note: the last good table is kept"),
     }
 }
 
@@ -214,14 +216,14 @@ fn greet(
         eprintln!("warning[epoll]: io_uring is not to be had here ({why}); epoll serves instead");
     }
     let listeners = running.hub.listeners();
-    let cores = running.hub.cores().len();
-    let (routes, jobs) = (config.desired.routes.len(), config.desired.jobs.len());
+    let routes = router::config::count(config.desired.routes.len(), "route");
+    let jobs = router::config::count(config.desired.jobs.len(), "job");
+    let cores = router::config::count(running.hub.cores().len(), "core");
     let ms = begun.elapsed().as_millis();
     eprintln!(
-        "router {} on {} with {cores} {}: {routes} routes, {jobs} jobs, ready in {ms} ms",
+        "router {} on {} with {cores}: {routes}, {jobs}, ready in {ms} ms",
         env!("CARGO_PKG_VERSION"),
         running.engine,
-        if cores == 1 { "core" } else { "cores" },
     );
     for (kind, addr) in &listeners {
         eprintln!("  {kind:5} {addr}");

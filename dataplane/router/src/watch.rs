@@ -130,6 +130,8 @@ pub struct Feed {
 struct Served {
     desired: Desired,
     settings: Settings,
+    /// The file as it was when it was read last, good or bad.
+    looked: Looked,
 }
 
 impl Feed {
@@ -141,14 +143,20 @@ impl Feed {
         config: &Config,
         cores: Option<u16>,
     ) -> Arc<Self> {
-        let served = Served { desired: config.desired.clone(), settings: config.settings.clone() };
+        let served = Served {
+            desired: config.desired.clone(),
+            settings: config.settings.clone(),
+            looked: Looked::at(path, &[]),
+        };
         source.state().warnings = texts(config, &source_name(path));
         Arc::new(Self { path: path.to_owned(), hub, source, cores, served: Mutex::new(served) })
     }
 
     /// Read the file again and serve it, or keep all as it is. Blocks; not for a core.
     pub fn reload(&self) -> Result<Reloaded, ReloadError> {
-        let mut served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut served = self.served();
+        // Before reading: a change in between is seen as one more change.
+        served.looked = Looked::at(&self.path, &[]);
         let outcome = self.try_reload(&mut served);
         let mut state = self.source.state();
         match &outcome {
@@ -185,7 +193,6 @@ impl Feed {
     pub async fn watch(self: Arc<Self>, told: impl Fn(Result<Reloaded, ReloadError>)) {
         let mut looks = tokio::time::interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut seen = Looked::at(&self.path, &[]);
         let mut seen_certificates = self.look_at_certificates();
         // A file that is being written looks different each second; it is read when two looks agree.
         let mut pending: Option<Looked> = None;
@@ -193,16 +200,16 @@ impl Feed {
             looks.tick().await;
             let now = Looked::at(&self.path, &[]);
             let mut changed = false;
-            if now != seen {
+            if now == self.served().looked {
+                pending = None;
+            } else {
                 changed = pending.as_ref() == Some(&now);
-                pending = Some(now.clone());
+                pending = Some(now);
             }
             if look.is_multiple_of(CERTIFICATES_EVERY) {
-                let certificates = self.look_at_certificates();
-                changed |= certificates != seen_certificates;
+                changed |= self.look_at_certificates() != seen_certificates;
             }
             if changed {
-                seen = now;
                 pending = None;
                 told(self.reload_aside().await);
                 seen_certificates = self.look_at_certificates();
@@ -219,8 +226,12 @@ impl Feed {
         }
     }
 
+    fn served(&self) -> MutexGuard<'_, Served> {
+        self.served.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn look_at_certificates(&self) -> Looked {
-        let served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
+        let served = self.served();
         let certificates = &served.settings.certificates;
         let files: Vec<&Path> =
             certificates.iter().flat_map(|one| [&*one.chain, &*one.key]).collect();
@@ -303,6 +314,59 @@ mod tests {
         assert_eq!(names, ["router.cores"]);
         assert_eq!((adopted.cores, adopted.limits.fields_max), (Some(1), 33));
         assert!(adopt(&now, now.clone()).1.is_empty());
+    }
+
+    fn file(weight: u32, more: &str) -> String {
+        format!(
+            "[listen]\nhttp = [\"127.0.0.1:0\"]\n[[job]]\nname = \"a\"\n[[route]]\nendpoint = \"http://x\"\n\
+             targets = [{{ job = \"a\", weight = {weight} }}]\n{more}"
+        )
+    }
+
+    /// Goal: a bad file changes nothing and is told; a good one moves the table only by what changed in it.
+    #[test]
+    fn the_last_good_table_is_kept_and_so_is_what_others_changed() {
+        let path = std::env::temp_dir().join(format!("router-feed-{}.toml", std::process::id()));
+        std::fs::write(&path, file(10, "")).unwrap();
+        let config = config::load(&path).unwrap();
+        let hub = Hub::new(1, config.settings.clone()).unwrap();
+        hub.replace(&Desired::default(), &config.desired).unwrap();
+        let source = Source::new(Some(path.clone()));
+        let feed = Feed::new(&path, Arc::clone(&hub), Arc::clone(&source), &config, None);
+        let weights = || {
+            let table = hub.table();
+            let mut all: Vec<String> = table
+                .routes()
+                .flat_map(|route| route.targets.list.iter().map(|one| one.weight.to_string()))
+                .collect();
+            all.sort();
+            all
+        };
+
+        let by_hand = route::Change::PutTarget {
+            endpoint: "http://y".parse().unwrap(),
+            https_only: false,
+            job: "a".into(),
+            weight: "33".parse().unwrap(),
+        };
+        hub.commit(&[by_hand]).unwrap();
+        let certificate = "[[certificate]]\nchain = \"/nowhere\"\nkey = \"/nowhere\"\n";
+        for bad in [file(20, "[lisen]\n"), file(20, certificate)] {
+            std::fs::write(&path, bad).unwrap();
+            feed.reload().unwrap_err();
+            assert_eq!(
+                (weights(), source.is_good()),
+                (vec!["10%".into(), "33%".into()], Some(false))
+            );
+        }
+        assert_eq!(source.status()["state"], "kept_last_good");
+
+        std::fs::write(&path, file(20, "[limits]\nfields_max = 50\n")).unwrap();
+        let reloaded = feed.reload().unwrap();
+        assert_eq!((weights(), source.is_good()), (vec!["20%".into(), "33%".into()], Some(true)));
+        assert_eq!((hub.settings().limits.fields_max, reloaded.version), (50, hub.version()));
+        assert_eq!(source.status()["reloads_failed"], 2);
+        std::fs::remove_file(&path).unwrap();
     }
 
     /// Goal: a file replaced by rename is seen even with the same length and time stamp.

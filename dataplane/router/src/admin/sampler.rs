@@ -42,7 +42,8 @@ impl Sampler {
         let mut samples = self.read();
         samples.older = std::mem::replace(&mut samples.newer, Instant::now());
         let routes = table.routes().map(|route| {
-            let counts = routes_of(&cores, route.slot).map(|one| counts(&one.requests, &one.latency));
+            let counts =
+                routes_of(&cores, route.slot).map(|one| counts(&one.requests, &one.latency));
             (route.slot, sum(counts))
         });
         samples.routes.tick(routes, |slot| route_latency(&cores, *slot));

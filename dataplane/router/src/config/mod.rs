@@ -97,5 +97,10 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
     parse_in(&text, path.parent()).map_err(|errors| errors.in_file(&name))
 }
 
+/// `1 route`, `2 routes`: for what people read.
+pub fn count(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests;

@@ -76,7 +76,10 @@ impl<'t> Mistakes<'t> {
         let place = if quoted {
             let offset = value.char_indices().map(|(at, _)| at).nth(error.column.saturating_sub(1));
             let at = place.start + 1 + offset.unwrap_or(value.len());
-            at..at + 1
+            let rest = self.text.get(at..place.end - 1).unwrap_or_default();
+            // The whole word, if it is one.
+            let word = rest.find(|c: char| !c.is_alphanumeric()).unwrap_or(rest.len());
+            at..at + word.max(1)
         } else {
             place.clone()
         };

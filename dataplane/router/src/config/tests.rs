@@ -228,7 +228,11 @@ fn mistakes_point_at_their_text() {
             "duplicate_instance",
             "\"1.1.1.1:1\"",
         ),
-        ("[[job]]\nname = \"c\"\nclient_acl = \"allow 1.2.3.4, permit 5.6.7.8\"\n", "bad_acl", "p"),
+        (
+            "[[job]]\nname = \"c\"\nclient_acl = \"allow 1.2.3.4, permit 5.6.7.8\"\n",
+            "bad_acl",
+            "permit",
+        ),
         (
             "[[route]]\nendpoint = \"http://a_b!c\"\ntargets = [{ job = \"job::/a::b\" }]\n",
             "bad_endpoint",

@@ -79,7 +79,10 @@ impl<K: Hash + Eq> Recent<K> {
                 let older = if self.evicted { newer.clone() } else { Snapshot::default() };
                 let before = if self.evicted { counts.requests } else { 0 };
                 let requests = [before, counts.requests];
-                self.keys.insert(key, Pair { older, newer, requests, counts, idle_ticks: 0, seen: true });
+                self.keys.insert(
+                    key,
+                    Pair { older, newer, requests, counts, idle_ticks: 0, seen: true },
+                );
             }
         }
         self.keys.retain(|_, pair| std::mem::take(&mut pair.seen));
@@ -138,7 +141,11 @@ mod tests {
         let count = |recent: &Recent<u32>| {
             let requests = recent.requests_since(&7, 2 * histogram.count());
             let count = recent.since(&7, &histogram.snapshot()).map(|window| window.count());
-            assert_eq!(requests, count.map(|count| 2 * count), "requests and durations move together");
+            assert_eq!(
+                requests,
+                count.map(|count| 2 * count),
+                "requests and durations move together"
+            );
             count
         };
         (0..1_000).for_each(|_| histogram.record(10_000));
