@@ -75,6 +75,25 @@ impl Client {
         Self::over(dial(addr))
     }
 
+    /// Connect by plain TCP to a router that may turn the connection away before this call returns.
+    ///
+    /// # Errors
+    /// When nobody listens there, or the router reset the connection at once.
+    pub fn try_connect(addr: SocketAddr) -> io::Result<Self> {
+        TcpStream::connect_timeout(&addr, DEADLINE).map(|stream| Self::over(with_deadlines(stream)))
+    }
+
+    /// Whether the router ends a new connection without a byte, by FIN or RST, early or late.
+    ///
+    /// # Panics
+    /// When it keeps the connection open.
+    pub fn turned_away(addr: SocketAddr) -> bool {
+        match Self::try_connect(addr) {
+            Ok(mut client) => client.read_to_end().0.is_empty(),
+            Err(error) => error.kind() == ErrorKind::ConnectionReset,
+        }
+    }
+
     /// Connect with a receive buffer of about this many bytes, so that the peer is stopped early.
     ///
     /// # Panics

@@ -54,7 +54,7 @@ fn files_change_under_load() {
     let load = start_load(&weather, &router);
     let mut round = 0;
     while weather.lasts() {
-        let mut config = base(&origins[round % 3..round % 3 + 2]);
+        let mut config = base(&origins[round % 3..round % 3 + 2]).set("cores", "2");
         for number in 0..round % 7 {
             config = config.route(&format!("http://more{number}.test"), &[("app", 0.0)]);
         }

@@ -14,7 +14,7 @@ use tests::process::{Process, run, run_with_input};
 use tests::router::{Folder, binary};
 use tests::server::ignore;
 use tests::tool::find;
-use tests::{Authority, Config, HeldPort, Origin, Router, Server, until, until_some};
+use tests::{Authority, Config, HeldPort, Origin, Router, Server, until_some};
 
 /// Goal: curl's whole repertoire, plain and over both versions of TLS.
 #[test]
@@ -380,7 +380,8 @@ fn behind_nginx() {
     assert_eq!(origin.request(0).get("x-real-ip").as_deref(), Some("192.0.2.7"));
 }
 
-/// Goal: `router` alone: a demonstration that answers the very curl lines that it prints.
+/// Goal: `router` alone: a demonstration that answers the very curl lines that it prints, with the status that the
+/// remark behind the line promises, or with 200.
 #[test]
 fn the_demonstration_answers_its_own_lines() {
     let (Some(curl), Some(_sh)) = (find("curl"), find("sh")) else { return };
@@ -399,13 +400,13 @@ fn the_demonstration_answers_its_own_lines() {
         (!lines.is_empty() && told.ends_with('\n')).then_some(lines)
     });
     for line in &lines {
-        let line = line.replacen("curl ", &format!("{} -sS -f -o /dev/null ", curl.display()), 1);
-        let mut last = String::new();
-        until(&line.clone(), || {
-            let output = run(Command::new("sh").args(["-c", &line]));
-            last = text(&output.stderr);
-            output.status.success()
-        });
+        let (order, remark) = line.split_once('#').unwrap_or((line, ""));
+        let promised = remark.split(|c: char| !c.is_ascii_digit()).find(|word| word.len() == 3);
+        let quiet = format!("{} -sS -o /dev/null -w '%{{http_code}}' ", curl.display());
+        let output = run(Command::new("sh").args(["-c", &order.replacen("curl ", &quiet, 1)]));
+        let status = text(&output.stdout);
+        let wanted = promised.unwrap_or("200");
+        assert_eq!(status.get(..3), Some(wanted), "{line}: {status} {}", text(&output.stderr));
     }
     demo.signal("TERM");
     assert_eq!(demo.wait_exit().code(), Some(0));

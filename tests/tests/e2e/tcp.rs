@@ -170,9 +170,7 @@ fn an_acl_closes_the_connection() {
     let (server, port) = (greeting_server("a"), HeldPort::new());
     let config = tcp_config(&port, "deny 127.0.0.0/8", &[("a", 0.0)], &[("a", &server)]);
     let router = Router::start(&config);
-    let mut client = Client::connect(port.addr());
-    let (bytes, _) = client.read_to_end();
-    assert!(bytes.is_empty());
+    assert!(Client::turned_away(port.addr()));
     assert_eq!(server.accepted(), 0);
     let job = tests::admin::put_guarded_job("a", "127.0.0.1/32, deny 0.0.0.0/0", &[server.addr()]);
     router.admin.apply(&[job]);
@@ -194,8 +192,7 @@ fn a_refusing_instance_is_passed_over() {
     }
     let endpoint = format!("tcp://{}", port.addr());
     router.admin.apply(&[put_target(&endpoint, "gone", 0.0), put_target(&endpoint, "app", -1.0)]);
-    let (bytes, _) = Client::connect(port.addr()).read_to_end();
-    assert!(bytes.is_empty());
+    assert!(Client::turned_away(port.addr()));
 }
 
 /// Goal: listeners open and close as routes come and go; connections of a removed route finish.

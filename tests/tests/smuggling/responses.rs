@@ -45,7 +45,6 @@ const ANSWERS: &[(&str, &str, Fate)] = &[
     ("bare LF", "HTTP/1.1 200 OK\nContent-Length: 2\n\nok", BadGateway),
     ("CR in a value", "HTTP/1.1 200 OK\r\nX: a\rb\r\nContent-Length: 2\r\n\r\nok", BadGateway),
     ("NUL in a value", "HTTP/1.1 200 OK\r\nX: a\0b\r\nContent-Length: 2\r\n\r\nok", BadGateway),
-    ("space before the colon", "HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\nok", BadGateway),
     ("folded line", "HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 2\r\n\r\nok", BadGateway),
     ("no colon", "HTTP/1.1 200 OK\r\nnonsense\r\nContent-Length: 2\r\n\r\nok", BadGateway),
     ("a head without end", "HTTP/1.1 200 OK\r\nX: y\r\n", BadGateway),
@@ -65,6 +64,8 @@ const ANSWERS: &[(&str, &str, Fate)] = &[
     ("bytes after 204", "HTTP/1.1 204 No Content\r\n\r\n§", Once("")),
     ("bytes after 304", "HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\n§", Once("")),
     // === what is fine ===
+    // RFC 9112 section 5.1: a proxy takes the space away from a response; the client of this test would refuse it.
+    ("space before the colon", "HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\nok", Fine("ok")),
     ("no reason", "HTTP/1.1 200 \r\nContent-Length: 2\r\n\r\nok", Fine("ok")),
     ("unknown status", "HTTP/1.1 599 Whatever\r\nContent-Length: 2\r\n\r\nok", Fine("ok")),
     ("chunk extension", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;a=b\r\nok\r\n0;c\r\n\r\n", Fine("ok")),
@@ -141,8 +142,8 @@ fn an_endless_response_head_is_bounded() {
 
 fn judge(router: &Router, origin: &Origin, fate: Fate) -> Result<(), String> {
     let mut client = router.connect();
-    client.send("GET /attack HTTP/1.1\r\nHost: app.test\r\n\r\n");
     let attacked = origin.look(|seen| seen.requests.len());
+    client.send("GET /attack HTTP/1.1\r\nHost: app.test\r\n\r\n");
     match fate {
         BadGateway => {
             let response = client.try_response("GET").map_err(|e| format!("no answer: {e}"))?;
