@@ -379,6 +379,12 @@ impl<E: Engine> Core<E> {
         client.stage = Stage::Waiting;
         let body = std::mem::replace(&mut client.body, BodyIn::None);
         self.deadlines.clear(conn.slot);
+        // The rest came while reading was being stopped for a splice that is not needed any more.
+        if let Some(exchange) = self.exchanges.get_mut(id)
+            && std::mem::replace(&mut exchange.request.splice, Splice::No) != Splice::No
+        {
+            self.client_resume(conn);
+        }
         self.request_end(id, &body);
     }
 

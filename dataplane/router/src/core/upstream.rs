@@ -371,6 +371,12 @@ impl<E: Engine> Core<E> {
         // Until it is released: whatever comes now was not asked for.
         upstream.stage = UpStage::Idle;
         let Some(id) = upstream.exchange else { return };
+        // The rest came while reading was being stopped for a splice that is not needed any more.
+        if let Some(exchange) = self.exchanges.get_mut(id)
+            && std::mem::replace(&mut exchange.reply.splice, Splice::No) != Splice::No
+        {
+            self.engine.resume(conn);
+        }
         if (until_close || more)
             && let Some(exchange) = self.exchanges.get_mut(id)
         {
