@@ -80,6 +80,10 @@ struct Bench {
 }
 
 fn main() -> ExitCode {
+    // One program carries the generator, too, so that the two can never be of different builds.
+    if std::env::args().nth(1).is_some_and(|word| word == "load") {
+        return bench::load::main(std::env::args_os().skip(1));
+    }
     let outcome = execute(Arguments::parse());
     if let Err(text) = &outcome {
         eprintln!("side_by_side: {text}");
@@ -97,7 +101,10 @@ fn execute(mut arguments: Arguments) -> Result<(), String> {
         }
     }
     let mut peers = Peer::find_all();
+    // One that is named takes the place of one that is found.
+    peers.retain(|found| arguments.peer.iter().all(|named| named.name != found.name));
     peers.extend(arguments.peer.clone());
+    peers.sort_by_key(|peer| peer.kind);
     if !arguments.only.is_empty() {
         peers.retain(|peer| arguments.only.contains(&peer.name));
     }
@@ -154,7 +161,9 @@ impl Bench {
             }
         }
         self.print(rows, &found);
-        Ok(())
+        let failed =
+            found.iter().flatten().flatten().flatten().filter(|result| result.is_err()).count();
+        if failed > 0 { Err(format!("{failed} runs failed")) } else { Ok(()) }
     }
 
     fn note(
@@ -236,10 +245,9 @@ impl Bench {
     fn load_program(&self, priority: u8) -> Result<Vec<String>, String> {
         let place =
             Place { cpu: self.arguments.load_cpu, priority: self.has_priority.then_some(priority) };
-        let program = std::env::current_exe().map_err(|e| e.to_string())?.with_file_name("load");
         let mut words = vec!["--pdeathsig".to_owned(), "KILL".to_owned()];
         words.extend(place.prefix());
-        words.push(program.display().to_string());
+        words.extend(bench::load::own_command()?);
         Ok(words)
     }
 

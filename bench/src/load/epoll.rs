@@ -4,14 +4,14 @@
 
 use std::collections::VecDeque;
 use std::process::Child;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::event::{Timespec, epoll};
 use rustix::fd::OwnedFd;
 
 use super::plan::{Pace, Plan};
 use super::sockets;
-use super::tally::{ANSWER_NS_MAX, Tally};
+use super::tally::{ANSWER_NS_MAX, Tally, nanos};
 use super::traffic::{Client, Got, Link, Side};
 use crate::outcome::Outcome;
 
@@ -114,11 +114,9 @@ impl Driver {
             watch(&epoll, listener, TOKEN_LISTENER, epoll::EventFlags::IN)?;
         }
         let is_idle = plan.pace == Pace::Once;
-        let mut tally = Tally::new(plan.warmup, plan.window);
-        if plan.holder.is_some() {
-            // The window opens when the other process holds its connections.
-            (tally.opens_ns, tally.closes_ns) = (u64::MAX / 2, u64::MAX / 2);
-        }
+        // With a second process, the window opens when that one holds its connections.
+        let ready_at = if plan.holder.is_some() { u64::MAX } else { plan.connections as u64 };
+        let tally = Tally::new(plan.warmup, plan.window, ready_at);
         Ok(Self {
             tally,
             start: Instant::now(),
@@ -324,11 +322,9 @@ impl Driver {
         if let Some(status) = holder.try_wait().map_err(|e| e.to_string())? {
             return Err(format!("the holder of idle connections ended: {status}"));
         }
-        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 4);
+        let leaves_after_ns = nanos(plan.leaves_after);
         let now_ns = self.now_ns();
-        self.tally.opens_ns = now_ns + nanos(self.plan.warmup);
-        self.tally.closes_ns = self.tally.opens_ns + nanos(self.plan.window);
-        self.leaves_ns = self.tally.opens_ns + nanos(plan.leaves_after);
+        self.leaves_ns = self.tally.begin(now_ns) + leaves_after_ns;
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 //! the proxy and not the generator is the one that runs out of CPU. `tally.rs` counts.
 //! Deliberately absent: starting proxies (`side_by_side`), and think times; a closed loop has none.
 
+mod command;
 mod epoll;
 mod plan;
 mod ring;
@@ -12,6 +13,7 @@ mod sockets;
 mod tally;
 mod traffic;
 
+pub use command::main;
 pub use epoll::hold;
 
 use crate::outcome::Outcome;
@@ -43,3 +45,15 @@ pub enum Engine {
 
 pub(crate) use plan::host;
 pub use plan::{Holder, Pace, Plan, reply, request, shuffled_hosts};
+
+/// The words that start the generator again from this program, which may be `load` or `side_by_side`.
+///
+/// # Errors
+/// When the program's own path is unknown.
+pub fn own_command() -> Result<Vec<String>, String> {
+    let own = std::env::current_exe().map_err(|e| format!("own path: {e}"))?;
+    let is_load = own.file_name().is_some_and(|name| name == "load");
+    let mut words = vec![own.display().to_string()];
+    words.extend((!is_load).then(|| "load".to_owned()));
+    Ok(words)
+}

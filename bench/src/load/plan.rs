@@ -1,6 +1,5 @@
 //! What one run of the generator does: messages, pace, window.
 
-use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -38,8 +37,8 @@ impl Holder {
     /// # Errors
     /// When it cannot be started.
     pub fn start(&self, target: SocketAddr) -> Result<Child, String> {
-        let own = std::env::current_exe().map_err(|e| e.to_string())?;
-        let mut words = self.prefix.iter().map(OsString::from).chain([own.into_os_string()]);
+        let own = super::own_command()?;
+        let mut words = self.prefix.iter().cloned().chain(own);
         let mut command = Command::new(words.next().unwrap_or_default());
         command.args(words).args(["hold", "--target", &target.to_string()]);
         command.args(["--connections", &self.connections.to_string()]);

@@ -80,7 +80,7 @@ pub(super) fn run(plan: Plan, ring: IoUring) -> Result<Outcome, String> {
         net::bind(&listener, &origin).map_err(text)?;
     }
     net::listen(&listener, 4_096).map_err(text)?;
-    let tally = Tally::new(plan.warmup, plan.window);
+    let tally = Tally::new(plan.warmup, plan.window, plan.connections as u64);
     let mut driver = Driver {
         ring,
         listener,

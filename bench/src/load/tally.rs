@@ -9,10 +9,18 @@ use crate::outcome::Outcome;
 /// An exchange unanswered for this long when the run ends has failed.
 pub(super) const ANSWER_NS_MAX: u64 = 1_000_000_000;
 
+/// Nobody waits longer than this for a window to open.
+const READY_NS_MAX: u64 = 30_000_000_000;
+const NEVER_NS: u64 = u64::MAX / 2;
+
 /// Where the run stands, and what was counted.
 pub(super) struct Tally {
-    pub(super) opens_ns: u64,
-    pub(super) closes_ns: u64,
+    /// The warm-up begins when so many exchanges are complete: a proxy that has only just started is not measured.
+    ready_at: u64,
+    warmup_ns: u64,
+    window_ns: u64,
+    opens_ns: u64,
+    closes_ns: u64,
     opened: Option<Reading>,
     completed: u64,
     failed: u64,
@@ -28,17 +36,26 @@ struct Reading {
 }
 
 impl Tally {
-    pub(super) fn new(warmup: Duration, window: Duration) -> Self {
-        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 4);
+    pub(super) fn new(warmup: Duration, window: Duration, ready_at: u64) -> Self {
         Self {
-            opens_ns: nanos(warmup),
-            closes_ns: nanos(warmup + window),
+            ready_at,
+            warmup_ns: nanos(warmup),
+            window_ns: nanos(window),
+            opens_ns: NEVER_NS,
+            closes_ns: NEVER_NS,
             opened: None,
             completed: 0,
             failed: 0,
             first_fault: None,
             latency: Histogram::default(),
         }
+    }
+
+    /// Begins the warm-up. Gives the time at which the window opens.
+    pub(super) fn begin(&mut self, now_ns: u64) -> u64 {
+        self.opens_ns = now_ns + self.warmup_ns;
+        self.closes_ns = self.opens_ns + self.window_ns;
+        self.opens_ns
     }
 
     /// Counts an exchange that was right.
@@ -77,8 +94,15 @@ impl Tally {
         self.first_fault.as_deref().unwrap_or("none")
     }
 
-    /// Opens the window when its time has come. `true` when it is over.
+    /// Begins the warm-up and opens the window when their time has come. `true` when the window is over.
     pub(super) fn at(&mut self, now_ns: u64, meter: Option<&Meter>) -> Result<bool, String> {
+        if self.opens_ns == NEVER_NS {
+            if self.completed >= self.ready_at {
+                self.begin(now_ns);
+            } else if now_ns > READY_NS_MAX {
+                return Err(format!("only {} exchanges: {}", self.completed, self.first_fault()));
+            }
+        }
         if self.opened.is_none() && now_ns >= self.opens_ns {
             self.opened = Some(self.read(now_ns, meter)?);
         }
@@ -114,4 +138,9 @@ impl Tally {
             fed: None,
         })
     }
+}
+
+/// A time as a count.
+pub(super) fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(NEVER_NS)
 }

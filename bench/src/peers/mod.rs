@@ -48,8 +48,8 @@ pub struct Setup {
     pub same_headers: bool,
 }
 
-/// The kinds of proxies we can configure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The kinds of proxies we can configure, in the order of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// Ours.
     Router,
