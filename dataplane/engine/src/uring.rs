@@ -28,7 +28,7 @@ use crate::splice::Transfers;
 use crate::waker::FdWaker;
 use crate::{
     CLOSES_PER_POLL_MAX, Chunk, ConnId, EVENTS_PER_POLL_MAX, Engine, EngineOptions, EngineStats,
-    Errno, Event, ListenOptions, ListenerId, Now, PagePool, sys,
+    Errno, Event, LARGE_BYTES, ListenOptions, ListenerId, Now, PagePool, sys,
 };
 use buffers::Buffers;
 use ring::{Done, Op, Ring, Tag};
@@ -122,6 +122,9 @@ pub struct UringEngine {
     dirty_before: Vec<ConnId>,
     /// Connections whose receive found no buffer.
     starved: VecDeque<ConnId>,
+    /// Most bytes of one turn of a receive: one page, so that a pause or a slower neighbour is not overtaken by a
+    /// fast sender. `None` once the kernel has refused it.
+    receive_cap: Option<u32>,
     /// Listeners that found no descriptor.
     stalled: VecDeque<u32>,
     stalled_until: Now,
@@ -163,6 +166,7 @@ impl UringEngine {
             dirty: Vec::new(),
             dirty_before: Vec::new(),
             starved: VecDeque::new(),
+            receive_cap: u32::try_from(LARGE_BYTES).ok(),
             stalled: VecDeque::new(),
             stalled_until: Now::default(),
             ending: VecDeque::new(),
@@ -189,6 +193,10 @@ impl UringEngine {
             }
             Op::Bell => {
                 self.bell_armed = done.more;
+                None
+            }
+            Op::Missed => {
+                self.cancel_missed(id);
                 None
             }
             Op::Ignored => None,

@@ -24,7 +24,7 @@ impl UringEngine {
         let wanted = !conn.paused && !conn.eof && !conn.deaf() && !conn.connecting;
         if wanted && conn.receive == Receive::Idle {
             conn.receive = Receive::Armed;
-            self.ring.receive(conn.raw(), GROUP, id);
+            self.ring.receive(conn.raw(), GROUP, self.receive_cap, id);
         }
     }
 
@@ -32,7 +32,14 @@ impl UringEngine {
         let Some(conn) = self.conns.get_mut(id) else { return };
         if conn.receive == Receive::Armed {
             conn.receive = Receive::Cancelling;
-            self.ring.cancel(Tag { op: Op::Receive, id });
+            self.ring.cancel_receive(id);
+        }
+    }
+
+    /// A cancel did not find its receive. When that has not ended since, it was between two turns: try again.
+    pub(super) fn cancel_missed(&mut self, id: ConnId) {
+        if self.conns.get_mut(id).is_some_and(|conn| conn.receive == Receive::Cancelling) {
+            self.ring.cancel_receive(id);
         }
     }
 
@@ -71,6 +78,8 @@ impl UringEngine {
                     return None;
                 }
                 libc::ECANCELED | libc::EINTR | libc::EAGAIN => None,
+                // This kernel knows no cap: from now on receive without.
+                libc::EINVAL if self.receive_cap.take().is_some() => None,
                 error => {
                     let error = conn.send_error.take().unwrap_or(Errno(error));
                     self.broke(id, error)

@@ -48,6 +48,8 @@ pub(super) enum Op {
     Target = 7,
     /// Readiness of a connect that the batch had no room for.
     ConnectReady = 8,
+    /// A receive was not found by the cancel that should end it.
+    Missed = 9,
 }
 
 /// The `user_data` of an operation: what it is and whose.
@@ -76,6 +78,7 @@ impl Tag {
             6 => Op::Source,
             7 => Op::Target,
             8 => Op::ConnectReady,
+            9 => Op::Missed,
             _ => Op::Ignored,
         };
         let generation = (data >> 32) as u32 & GENERATION_MASK;
@@ -201,8 +204,12 @@ impl Ring {
     }
 
     /// Receive again and again into buffers of the group, until cancelled, ended, or out of buffers.
-    pub(super) fn receive(&mut self, fd: RawFd, group: u16, id: ConnId) {
-        let entry = opcode::RecvMulti::new(types::Fd(fd), group).build();
+    /// With a `cap`, at most so many bytes before other connections and the caller get their turn.
+    pub(super) fn receive(&mut self, fd: RawFd, group: u16, cap: Option<u32>, id: ConnId) {
+        let mut entry = opcode::RecvMulti::new(types::Fd(fd), group).build();
+        if let Some(bytes) = cap {
+            set_len(&mut entry, bytes);
+        }
         // SAFETY: names no memory; the buffers belong to the group, whose owner outlives the operations.
         unsafe { self.start(entry, Tag { op: Op::Receive, id }) };
     }
@@ -274,6 +281,15 @@ impl Ring {
         unsafe { self.start(entry, Tag { op: Op::Bell, id }) };
     }
 
+    /// End the receive of this connection. A receive that is between two turns in the kernel's work list is not
+    /// found; then `Missed` is told, and the caller tries again.
+    pub(super) fn cancel_receive(&mut self, id: ConnId) {
+        let entry = opcode::AsyncCancel::new(Tag { op: Op::Receive, id }.pack()).build();
+        let missed = Tag { op: Op::Missed, id }.pack();
+        // SAFETY: names no memory.
+        unsafe { self.push(entry.flags(squeue::Flags::SKIP_SUCCESS).user_data(missed)) };
+    }
+
     /// End the operation that has this tag; its own completion tells the end.
     pub(super) fn cancel(&mut self, tag: Tag) {
         let entry = opcode::AsyncCancel::new(tag.pack()).build();
@@ -305,7 +321,7 @@ impl Ring {
         let entry = self.uring.completion().next()?;
         let tag = Tag::unpack(entry.user_data());
         let more = cqueue::more(entry.flags());
-        if !more && tag.op != Op::Ignored {
+        if !more && !matches!(tag.op, Op::Ignored | Op::Missed) {
             self.in_flight -= 1;
         }
         let buffer = cqueue::buffer_select(entry.flags());
@@ -384,6 +400,17 @@ pub(super) const fn accept_tag(listener: u32) -> Tag {
 /// Only a failure is told, and nobody listens to it.
 fn quiet(entry: squeue::Entry) -> squeue::Entry {
     entry.flags(squeue::Flags::SKIP_SUCCESS).user_data(Tag::IGNORED)
+}
+
+/// Set the field `len` of an entry, which the builder of a multishot receive leaves at zero. Kernels from 6.17 on take
+/// it as the most bytes of one turn; older ones refuse it with EINVAL.
+fn set_len(entry: &mut squeue::Entry, bytes: u32) {
+    /// Offset of `len` in `struct io_uring_sqe`, which is fixed by the kernel's interface.
+    const LEN_AT: usize = 24;
+    const _: () = assert!(size_of::<squeue::Entry>() == 64);
+    // SAFETY: an entry is exactly one `io_uring_sqe` (`repr(C)` around it, checked to be 64 bytes), whose bytes 24 to
+    // 27 are the plain integer `len`, aligned to 4; the borrow is exclusive.
+    unsafe { std::ptr::from_mut(entry).cast::<u8>().add(LEN_AT).cast::<u32>().write(bytes) };
 }
 
 /// The best set-up this kernel knows: deferred task work (6.1), else cooperative (6.0).
