@@ -376,6 +376,10 @@ impl Engine for EpollEngine {
         self.now
     }
 
+    fn clock(&self) -> Now {
+        sys::clock()
+    }
+
     fn pages(&self) -> &PagePool {
         &self.pages
     }

@@ -196,6 +196,9 @@ pub trait Engine {
     /// The time read once per `poll`; constant between two polls.
     fn now(&self) -> Now;
 
+    /// The time at this very moment. Costs a clock read: once per poll, not per event.
+    fn clock(&self) -> Now;
+
     /// The pages from which outgoing chunks are made.
     fn pages(&self) -> &PagePool;
 

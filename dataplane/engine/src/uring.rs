@@ -331,6 +331,10 @@ impl Engine for UringEngine {
         self.now
     }
 
+    fn clock(&self) -> Now {
+        sys::clock()
+    }
+
     fn pages(&self) -> &PagePool {
         &self.pages
     }

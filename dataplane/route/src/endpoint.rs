@@ -118,7 +118,8 @@ impl FromStr for Endpoint {
             Some(colon) => (&text[..colon], colon + 3),
             None => ("http", 0),
         };
-        if &text[start..] == "auto" {
+        let name = text[start..].split('/').next().unwrap_or_default();
+        if name.trim_end_matches('.').eq_ignore_ascii_case("auto") {
             let hint = "the endpoint itself; `auto` is resolved before the route table";
             return Err(SyntaxError::at(text, start, "`auto` names no endpoint", hint));
         }
@@ -318,6 +319,8 @@ mod tests {
             ("http:///shop", 8, "the host is missing"),
             ("auto", 1, "`auto` names no endpoint"),
             ("tcp://auto", 7, "`auto` names no endpoint"),
+            ("auto/", 1, "`auto` names no endpoint"),
+            ("http://AUTO./shop", 8, "`auto` names no endpoint"),
             ("https://a.b", 1, "`https` is no route type"),
             ("udp://1.2.3.4:53", 1, "`udp` is no route type"),
             ("http://a.b:80", 11, "`:` is forbidden in a route name"),

@@ -11,12 +11,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use engine::epoll::EpollEngine;
 use engine::uring::UringEngine;
 use engine::{Engine, EngineOptions};
+use route::Desired;
 
 use crate::access_log::LogSender;
 use crate::bind::{Reserved, reserve};
 use crate::core::{Core, CoreConfig};
-use crate::hub::{Hub, Phase};
+use crate::hub::{Hub, Phase, Refused};
 use crate::settings::Settings;
+use crate::tls::TlsStore;
 
 /// Which engine to serve with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,6 +56,9 @@ pub enum StartError {
         /// Why.
         error: io::Error,
     },
+    /// The first table is not to be had.
+    #[error(transparent)]
+    Table(#[from] Refused),
     /// Something of the process itself is missing: a thread, a descriptor.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -89,15 +94,20 @@ impl Running {
     }
 }
 
-/// Start the cores. `logs` has one sender for each core, or is empty. Inside a Tokio runtime.
+/// Start the cores with a table and certificates that they serve from their first connection on.
+/// `logs` has one sender for each core, or is empty. Inside a Tokio runtime.
 pub fn start(
     settings: Settings,
+    table: &Desired,
+    tls: Option<Arc<TlsStore>>,
     choice: EngineChoice,
     logs: Vec<LogSender>,
 ) -> Result<Running, StartError> {
     let cores = settings.cores.map_or_else(processors, usize::from).max(1);
     let (engine, fell_back) = pick_engine(choice)?;
     let hub = Hub::new(cores, settings.clone())?;
+    hub.set_tls(tls);
+    hub.replace(&Desired::default(), table)?;
     let http = reserve_all("http", &settings.http)?;
     let https = reserve_all("https", &settings.https)?;
     for (kind, list) in [("http", &http), ("https", &https)] {

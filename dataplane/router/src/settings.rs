@@ -108,7 +108,7 @@ impl Limits {
         connections_max: 100_000,
         connection_requests_max: 0,
         upstream_idle_max: 256,
-        attempts_max: 8,
+        attempts_max: u8::MAX,
         pages_bytes_max: 512 * 1024 * 1024,
     };
 }

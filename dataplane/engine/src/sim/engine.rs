@@ -400,6 +400,10 @@ impl Engine for SimEngine {
         self.now
     }
 
+    fn clock(&self) -> Now {
+        self.now()
+    }
+
     fn pages(&self) -> &PagePool {
         &self.pages
     }

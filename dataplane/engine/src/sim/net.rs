@@ -239,6 +239,8 @@ impl Net {
             What::Bytes { from, to, bytes } => {
                 let breaks = self.rng.permille(self.weather.resets);
                 match self.end_mut(to) {
+                    // What was lost when it broke leaves a hole: nothing after it may be read.
+                    Some(end) if end.reset => {}
                     Some(end) if !breaks => end.inbox.extend(bytes),
                     Some(_) => {
                         self.break_end(to);

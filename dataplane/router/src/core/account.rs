@@ -35,9 +35,13 @@ impl<E: Engine> Core<E> {
             Kind::Client(Client { stage: super::conn::Stage::Raw, .. }) => stats.open_tcp.dec(),
             Kind::Client(Client { tls: Some(_), .. }) => stats.open_https.dec(),
             Kind::Client(_) => stats.open_http.dec(),
-            Kind::Upstream(_) | Kind::Relay(RelayEnd { is_client: false, .. }) => {
+            Kind::Upstream(upstream) => {
                 stats.upstream_open.dec();
+                if upstream.pooled {
+                    self.count_unpooled(upstream.origin);
+                }
             }
+            Kind::Relay(RelayEnd { is_client: false, .. }) => stats.upstream_open.dec(),
             Kind::Relay(RelayEnd { came_by, .. }) => match came_by {
                 DoorKind::Http => stats.open_http.dec(),
                 DoorKind::Https => stats.open_https.dec(),
@@ -64,6 +68,8 @@ impl<E: Engine> Core<E> {
 
     pub(super) fn publish_gauges(&self) {
         let (stats, engine) = (&self.shared.stats, self.engine.stats());
+        let turn = self.engine.clock().0.saturating_sub(self.now().0);
+        stats.turn_longest_us.raise(turn / 1_000);
         stats.engine_enters.set(engine.enters);
         stats.engine_starved.set(engine.starved);
         stats.pages.set(engine.pages);
@@ -84,6 +90,23 @@ impl<E: Engine> Core<E> {
         let instance = self.shared.stats.instance(slot);
         instance.requests.add(1);
         instance.in_flight.inc();
+    }
+
+    /// A connection to the instance waits in the pool from now on.
+    pub(super) fn count_pooled(&self, slot: InstanceSlot) {
+        self.shared.stats.upstream_idle.inc();
+        self.shared.stats.instance(slot).upstream_idle.inc();
+    }
+
+    /// It does not any more.
+    pub(super) fn count_unpooled(&self, slot: InstanceSlot) {
+        self.shared.stats.upstream_idle.dec();
+        self.shared.stats.instance(slot).upstream_idle.dec();
+    }
+
+    /// An instance that was ejected answers again.
+    pub(super) fn count_back(&self, slot: InstanceSlot) {
+        self.shared.stats.instance(slot).ejected.set(0);
     }
 
     /// Nothing may be in flight at a removed instance any more: somebody may wait for this.
@@ -108,6 +131,7 @@ impl<E: Engine> Core<E> {
             && origin.health.failed(now)
         {
             self.shared.stats.upstream_ejected.add(1);
+            self.shared.stats.instance(slot).ejected.set(1);
         }
     }
 

@@ -9,18 +9,18 @@ use super::Core;
 use super::failure::Failure;
 
 impl<E: Engine> Core<E> {
-    /// Queue the answer to a failure. `keep`: the connection goes on. True when there was an answer to give.
+    /// Queue the answer to a failure. `keep`: the connection goes on. Gives its length; 0 when there is none to give.
     pub(super) fn answer(
         &mut self,
         conn: ConnId,
         failure: Failure,
         is_head: bool,
         keep: bool,
-    ) -> bool {
+    ) -> u64 {
         let verdict = failure.verdict();
-        let Some(status) = verdict.status else { return false };
+        let Some(status) = verdict.status else { return 0 };
         // Without a page there is no answer; the client sees the connection end.
-        let Ok(mut page) = self.engine.pages().small() else { return false };
+        let Ok(mut page) = self.engine.pages().small() else { return 0 };
         let mut out = Out::new(page.spare());
         let retry: &[u8] = if status == 503 { b"Retry-After: 1\r\n" } else { b"" };
         write_answer(&mut out, status, verdict.label, retry, is_head, keep)
@@ -28,7 +28,7 @@ impl<E: Engine> Core<E> {
         let len = out.len();
         page.advance(len);
         self.client_send(conn, page.freeze());
-        true
+        len as u64
     }
 
     /// Send the client to the same place over TLS.

@@ -307,6 +307,14 @@ impl<E: Engine> Core<E> {
         head: &RequestHead,
     ) -> Option<Chunk> {
         let body_wait = self.settings.timeouts.body_silence;
+        let body_max = self.settings.limits.body_bytes_max;
+        if let RequestFraming::Length(len) = head.framing
+            && body_max > 0
+            && len > body_max
+        {
+            self.refuse(conn, Failure::BodyTooLarge);
+            return None;
+        }
         let client = self.conns.client(conn)?;
         client.served = client.served.saturating_add(1);
         (client.stage, client.body) = match head.framing {

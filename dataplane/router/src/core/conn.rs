@@ -91,8 +91,8 @@ pub(crate) struct Upstream {
     pub stage: UpStage,
     /// Reading is stopped because the client does not take more.
     pub paused: bool,
-    /// This connection has served an exchange before.
-    pub reused: bool,
+    /// It waits in the pool and is counted there.
+    pub pooled: bool,
     /// The exchange in progress.
     pub exchange: Option<Id>,
     /// A response head of which not all has come.

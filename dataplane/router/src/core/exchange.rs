@@ -44,6 +44,8 @@ pub(crate) struct Request {
     pub queued_bytes: usize,
     /// The body leaves in chunks.
     pub chunked: bool,
+    /// Body bytes so far, for the limit.
+    pub body_bytes: u64,
     /// All of the request has been read from the client.
     pub whole: bool,
     /// Idempotent and without a body: may be sent twice.
@@ -115,9 +117,9 @@ pub(crate) struct Facts {
     pub sent_at: Now,
     /// The final response head came.
     pub first_byte_at: Now,
-    /// Body bytes from the client.
+    /// Bytes from the client, the head included.
     pub bytes_in: u64,
-    /// Body bytes to the client.
+    /// Bytes to the client, the head included.
     pub bytes_out: u64,
     /// Status that the client was given; 0 for none.
     pub status: u16,

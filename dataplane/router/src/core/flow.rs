@@ -59,7 +59,7 @@ impl<E: Engine> Core<E> {
             Choice::Fail { route, failure } => {
                 let is_head = head.method == http1::Method::Head;
                 keep &= !head.has_body();
-                keep &= self.answer(conn, failure, is_head, keep);
+                keep &= self.answer(conn, failure, is_head, keep) > 0;
                 self.count_failed_choice(conn, bytes, head, client_ip, route, failure);
                 self.client_replied(conn, keep);
             }
@@ -131,6 +131,7 @@ impl<E: Engine> Core<E> {
             queued: Vec::new(),
             queued_bytes: 0,
             chunked: head.framing == RequestFraming::Chunked,
+            body_bytes: 0,
             whole: !head.has_body(),
             replayable: head.method.is_idempotent() && !head.has_body(),
             upgrade: head.upgrade.is_some(),
@@ -140,7 +141,7 @@ impl<E: Engine> Core<E> {
             keep_alive: keep,
             splice: Splice::No,
         };
-        let facts = Facts::new(now, client);
+        let facts = Facts { bytes_in: head.head_len as u64, ..Facts::new(now, client) };
         Exchange::new(conn, self.give_up_at(now), route, job, request, facts)
     }
 
@@ -249,6 +250,8 @@ impl<E: Engine> Core<E> {
         {
             upstream.exchange = Some(id);
             upstream.stage = UpStage::Head;
+            upstream.pooled = false;
+            self.count_unpooled(slot);
             self.note_upstream(id, conn, true);
             return self.feed(id, Happened::Reused);
         }
@@ -258,7 +261,7 @@ impl<E: Engine> Core<E> {
                     origin: slot,
                     stage: UpStage::Connecting,
                     paused: false,
-                    reused: false,
+                    pooled: false,
                     exchange: Some(id),
                     partial: None,
                     body: BodyIn::None,
@@ -320,6 +323,9 @@ impl<E: Engine> Core<E> {
         self.drop_upstream(id);
         if let Some(exchange) = self.exchanges.get_mut(id) {
             exchange.facts.retries = exchange.facts.retries.saturating_add(1);
+            if let Some(slot) = exchange.facts.last_origin {
+                self.shared.stats.instance(slot).retries.add(1);
+            }
         }
         self.shared.stats.upstream_retries.add(1);
         self.attach(id);
@@ -336,14 +342,16 @@ impl<E: Engine> Core<E> {
 
     fn end_with_answer(&mut self, id: Id, failure: Failure) {
         self.drop_upstream(id);
-        let Some(exchange) = self.exchanges.remove(id) else { return };
+        let Some(mut exchange) = self.exchanges.remove(id) else { return };
         let client = exchange.client;
         if exchange.request.is_tcp {
             self.account(&exchange, Outcome::Failed(failure), 0);
             return self.abort(client);
         }
         let keep = exchange.request.keep_alive && exchange.request.whole;
-        let answered = self.answer(client, failure, exchange.request.is_head, keep);
+        let len = self.answer(client, failure, exchange.request.is_head, keep);
+        let answered = len > 0;
+        exchange.facts.bytes_out += len;
         let status = failure.verdict().status.filter(|_| answered).unwrap_or(0);
         self.account(&exchange, Outcome::Failed(failure), status);
         self.client_replied(client, keep && answered);

@@ -24,11 +24,13 @@ pub(crate) struct Health {
 }
 
 impl Health {
-    /// A response head came, or a TCP connection was made.
-    pub(crate) const fn succeeded(&mut self) {
+    /// A response head came, or a TCP connection was made. True when this ends an ejection.
+    pub(crate) const fn succeeded(&mut self) -> bool {
+        let was_ejected = self.ejections > 0;
         self.failures = 0;
         self.ejections = 0;
         self.ejected_until = Now(0);
+        was_ejected
     }
 
     /// A connect failed, or a connection broke before a response. True when this ejects the instance.

@@ -47,6 +47,7 @@ impl<E: Engine> Core<E> {
         page.advance(len);
         self.reply_flush(id);
         if let Some(exchange) = self.exchanges.get_mut(id) {
+            exchange.facts.bytes_out += len as u64;
             exchange.reply.out = Some(page);
         }
         true

@@ -47,7 +47,8 @@ impl<E: Engine> Core<E> {
         let max = self.settings.limits.body_bytes_max;
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         exchange.facts.bytes_in += piece.len() as u64;
-        if max > 0 && exchange.facts.bytes_in > max {
+        exchange.request.body_bytes += piece.len() as u64;
+        if max > 0 && exchange.request.body_bytes > max {
             return self.feed(id, Happened::ClientLost(Failure::BodyTooLarge));
         }
         if !exchange.request.chunked {

@@ -26,6 +26,7 @@ impl<E: Engine> Core<E> {
             queued: Vec::new(),
             queued_bytes: 0,
             chunked: false,
+            body_bytes: 0,
             whole: false,
             replayable: false,
             upgrade: false,
@@ -82,8 +83,11 @@ impl<E: Engine> Core<E> {
         let queued = std::mem::take(&mut exchange.request.queued);
         let client = exchange.client;
         let slot = exchange.origin;
-        if let Some(origin) = slot.and_then(|slot| self.origins.get_mut(slot)) {
-            origin.health.succeeded();
+        if let Some(slot) = slot
+            && let Some(origin) = self.origins.get_mut(slot)
+            && origin.health.succeeded()
+        {
+            self.count_back(slot);
         }
         if let Some(client) = self.conns.client(client) {
             client.backlog = queued;

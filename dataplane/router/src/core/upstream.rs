@@ -255,9 +255,12 @@ impl<E: Engine> Core<E> {
             self.upstream_malformed(conn);
             return false;
         }
-        let origin = self.conns.upstream(conn).map(|upstream| upstream.origin);
-        if let Some(origin) = origin.and_then(|slot| self.origins.get_mut(slot)) {
-            origin.health.succeeded();
+        let slot = self.conns.upstream(conn).map(|upstream| upstream.origin);
+        if let Some(slot) = slot
+            && let Some(origin) = self.origins.get_mut(slot)
+            && origin.health.succeeded()
+        {
+            self.count_back(slot);
         }
         self.feed(id, Happened::ResponseBegun);
         if upgraded {
@@ -461,12 +464,13 @@ impl<E: Engine> Core<E> {
         let Some(upstream) = self.conns.upstream(conn) else { return };
         upstream.exchange = None;
         upstream.stage = UpStage::Idle;
-        upstream.reused = true;
         let slot = upstream.origin;
         let clean = !upstream.paused && upstream.partial.is_none();
         match self.origins.get_mut(slot) {
             Some(origin) if reusable && clean && !origin.withdrawn && origin.idle.len() < max => {
                 origin.idle.push(conn);
+                upstream.pooled = true;
+                self.count_pooled(slot);
                 self.set_deadline(conn, wait);
             }
             _ => self.close(conn),

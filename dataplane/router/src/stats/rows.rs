@@ -230,7 +230,7 @@ counted! {
     {
         /// Answers by status class.
         answers: Statuses,
-        /// From the choice of the instance to the last byte of its answer.
+        /// As the route's: from the parsed head to the last byte given to the kernel.
         latency: Histogram,
     }
 }
