@@ -309,13 +309,11 @@ fn a_client_that_leaves_releases_the_origin() {
         exchange.answer_target()
     });
     let router = Router::start(&Config::app(&origin));
-    let mut begun = 0;
-    for by_reset in [true, false] {
+    for (begun, by_reset) in [(1, true), (2, false)] {
         let mut staying = router.connect();
         assert_eq!(staying.get("app.test", "/").status, 200);
         let mut leaving = router.connect();
         leaving.send("GET /slow HTTP/1.1\r\nHost: app.test\r\n\r\n");
-        begun += 1;
         origin.wait("the slow request", |seen| seen.of("/slow").len() == begun);
         if by_reset {
             leaving.reset();

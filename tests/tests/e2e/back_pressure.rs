@@ -16,8 +16,8 @@ const BODY_BYTES: u64 = 96 << 20;
 const PIECE_BYTES: usize = 64 << 10;
 /// A writer that makes no progress for so long is stopped. Loopback moves megabytes in that time.
 const STOPPED_AFTER: Duration = Duration::from_millis(400);
-/// What the router may hold for one stopped transfer, on top of what it had before.
-const GROWTH_BYTES_MAX: u64 = 6 << 20;
+/// What the router may hold for one stopped transfer, with the pages of its pool that it touches for the first time.
+const GROWTH_BYTES_MAX: u64 = 16 << 20;
 
 /// Goal: a client that does not read stops the origin; then it reads, and gets every byte.
 #[test]
