@@ -92,7 +92,7 @@ impl Feed {
             let began = Instant::now();
             self.change(&mut line, &host, adds)?;
             latency.record(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
-            if adds && number % (2 * PROBE_EVERY) == 0 {
+            if adds && number.is_multiple_of(2 * PROBE_EVERY) {
                 probes += 1;
                 too_early += u64::from(!self.serves(&host));
             }
@@ -139,7 +139,7 @@ impl Feed {
 
 /// The host of a change, and whether it is added: added in even steps, removed `LIFE` steps later.
 fn step(number: u64) -> (String, bool) {
-    let adds = number % 2 == 0 || number < LIFE;
+    let adds = number.is_multiple_of(2) || number < LIFE;
     let host = if adds { number } else { number - 1 - LIFE };
     (format!("new-{host}.{}", crate::tls::SERVER_NAME), adds)
 }

@@ -15,7 +15,7 @@ pub fn body(len: usize) -> &'static [u8] {
     static BLOCK: OnceLock<Vec<u8>> = OnceLock::new();
     let block = BLOCK.get_or_init(|| {
         // The step between neighbours changes every 256 bytes: a body shifted, doubled or cut does not match.
-        let byte_at = |i: usize| ((i * 7) ^ (i >> 8) * 31 ^ (i >> 16) * 11).to_le_bytes()[0];
+        let byte_at = |i: usize| ((i * 7) ^ ((i >> 8) * 31) ^ ((i >> 16) * 11)).to_le_bytes()[0];
         (0..BODY_BYTES_MAX).map(byte_at).collect()
     });
     &block[..len]

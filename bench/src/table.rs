@@ -66,7 +66,7 @@ pub fn markdown(peers: &[String], first: Option<usize>, lines: &[Line]) -> Strin
     for line in lines {
         write!(text, "| {} | {} |", line.title, line.unit).ok();
         for cell in &line.cells {
-            write!(text, " {} |", cell.as_ref().map_or("-".to_owned(), value_text)).ok();
+            write!(text, " {} |", cell.as_ref().map_or_else(|| "-".to_owned(), value_text)).ok();
         }
         for &other in &others {
             write!(text, " {} |", ratio_text(line, first.unwrap_or(0), other)).ok();

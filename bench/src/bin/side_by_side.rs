@@ -71,6 +71,9 @@ const IDLE_MAX: usize = 10_000;
 /// A run that takes longer than its window and this has hung.
 const RUN_EXTRA: Duration = Duration::from_secs(60);
 
+/// What the rounds of one peer in one row gave; `None` where the peer cannot do it.
+type Runs = Vec<Option<Result<Outcome, String>>>;
+
 struct Bench {
     arguments: Arguments,
     peers: Vec<Peer>,
@@ -144,7 +147,7 @@ impl Bench {
 
     fn run(&self, rows: &[&Row]) -> Result<(), String> {
         let rounds = self.arguments.rounds;
-        let mut found: Vec<Vec<Vec<Option<Result<Outcome, String>>>>> =
+        let mut found: Vec<Vec<Runs>> =
             rows.iter().map(|_| self.peers.iter().map(|_| Vec::new()).collect()).collect();
         let mut order = Order(self.arguments.seed);
         let mut raw = String::new();
@@ -305,7 +308,7 @@ impl Bench {
         Ok(outcome)
     }
 
-    fn print(&self, rows: &[&Row], found: &[Vec<Vec<Option<Result<Outcome, String>>>>]) {
+    fn print(&self, rows: &[&Row], found: &[Vec<Runs>]) {
         let mut lines = Vec::new();
         let mut weather = Vec::new();
         for (row, results) in rows.iter().zip(found) {

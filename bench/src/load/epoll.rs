@@ -245,7 +245,7 @@ impl Driver {
         }
         let pss =
             || self.plan.meter.as_ref().map_or(Ok(0), |m| m.pss_kib()).map_err(|e| e.to_string());
-        let are_open = self.tally.completed() as usize >= self.clients_wanted;
+        let are_open = self.tally.completed() >= self.clients_wanted as u64;
         self.idle = match self.idle {
             Idle::OpeningBase if are_open => Idle::SettlingBase { until_ns: now_ns + SETTLE_NS },
             Idle::SettlingBase { until_ns } if now_ns >= until_ns => {
@@ -371,7 +371,7 @@ impl Driver {
             TOKEN_LISTENER => self.accept_all(),
             TOKEN_HOLDER => self.on_holder(),
             _ => {
-                let slot = (token & u64::from(u32::MAX)) as u32;
+                let slot = u32::try_from(token & u64::from(u32::MAX)).unwrap_or(u32::MAX);
                 let is_current = u64::from(self.slots[slot as usize].generation) == token >> 32;
                 if !is_current {
                     return Ok(());

@@ -46,6 +46,11 @@ pub enum Engine {
 pub(crate) use plan::host;
 pub use plan::{Holder, Pace, Plan, reply, request, shuffled_hosts};
 
+/// Whether io_uring is allowed here.
+pub fn has_io_uring() -> bool {
+    ring::make().is_ok()
+}
+
 /// The words that start the generator again from this program, which may be `load` or `side_by_side`.
 ///
 /// # Errors

@@ -125,8 +125,8 @@ impl Link {
         shape: Shape,
         scratch: &mut [u8],
     ) -> Result<Option<(Got, bool)>, String> {
-        let skips =
-            self.messages % SAMPLE_EVERY != 0 && self.reader.body_left(shape) >= SKIP_BYTES_MIN;
+        let skips = !self.messages.is_multiple_of(SAMPLE_EVERY)
+            && self.reader.body_left(shape) >= SKIP_BYTES_MIN;
         let skips = skips && self.tls.is_none();
         let room =
             if skips { self.reader.body_left(shape).min(scratch.len()) } else { scratch.len() };

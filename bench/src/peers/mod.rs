@@ -82,10 +82,11 @@ impl Peer {
     /// # Errors
     /// When the kind is unknown or the program does not exist.
     pub fn from_argument(text: &str) -> Result<Self, String> {
-        let (name, rest) = text.split_once('=').ok_or(format!("{text}: expected name=path"))?;
+        let (name, rest) =
+            text.split_once('=').ok_or_else(|| format!("{text}: expected name=path"))?;
         let mut words = rest.split(',');
         let program = PathBuf::from(words.next().unwrap_or_default());
-        let kind = kind_of(name).ok_or(format!("{name}: not named like {}", kinds()))?;
+        let kind = kind_of(name).ok_or_else(|| format!("{name}: not named like {}", kinds()))?;
         if !program.is_file() {
             return Err(format!("{}: no such program", program.display()));
         }
@@ -113,6 +114,11 @@ impl Peer {
             new("haproxy", Kind::Haproxy, in_path("haproxy")),
             new("blind relay", Kind::Blind, beside("blind_relay")),
         ];
+        if crate::load::has_io_uring() {
+            // Which of the two floors is lower depends on the machine and the row.
+            let options = ["--engine", "io-uring"].map(str::to_owned).to_vec();
+            all.push(Self { options, ..new("blind uring", Kind::Blind, beside("blind_relay")) });
+        }
         all.retain(|peer| peer.program.is_file());
         all
     }

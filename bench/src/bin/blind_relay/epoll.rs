@@ -1,29 +1,15 @@
-//! The floor of every comparison: a relay that opens one connection to the origin for each client and copies.
+//! The relay on edge-triggered epoll: one receive and one send for each piece.
 //!
-//! One thread, edge-triggered epoll, one receive and one send for each piece, nothing looked at.
-//! Deliberately absent: whatever a proxy is for. What a proxy costs above this is its own.
+//! Deliberately absent: splicing. The floor for bodies is what copying costs.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::process::ExitCode;
 
-use clap::Parser;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{
     self, AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, sockopt,
 };
-
-#[derive(Parser)]
-#[command(about = "Copies bytes between clients and one origin.")]
-struct Arguments {
-    /// Where to listen.
-    #[arg(long)]
-    listen: SocketAddr,
-    /// Where to connect to.
-    #[arg(long)]
-    origin: SocketAddr,
-}
 
 const TOKEN_LISTENER: u64 = u64::MAX;
 const FLAGS: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
@@ -50,27 +36,25 @@ struct Relay {
     scratch: Vec<u8>,
 }
 
-fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let error = match Relay::new(&arguments).and_then(|mut relay| relay.run()) {
-        Ok(never) => match never {},
-        Err(error) => error,
-    };
-    eprintln!("blind_relay: {error}");
-    ExitCode::FAILURE
+/// Relays until something breaks that is not a connection.
+pub(crate) fn run(
+    listen: SocketAddr,
+    origin: SocketAddr,
+) -> Result<std::convert::Infallible, String> {
+    Relay::new(listen, origin).and_then(|mut relay| relay.run()).map_err(|e| e.to_string())
 }
 
 impl Relay {
-    fn new(arguments: &Arguments) -> Result<Self, Errno> {
+    fn new(listen: SocketAddr, origin: SocketAddr) -> Result<Self, Errno> {
         let listener = net::socket_with(AddressFamily::INET, SocketType::STREAM, FLAGS, None)?;
         sockopt::set_socket_reuseaddr(&listener, true)?;
         sockopt::set_tcp_nodelay(&listener, true)?;
-        net::bind(&listener, &arguments.listen)?;
+        net::bind(&listener, &listen)?;
         net::listen(&listener, BACKLOG)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &listener, EventData::new_u64(TOKEN_LISTENER), EventFlags::IN)?;
         Ok(Self {
-            origin: arguments.origin,
+            origin,
             epoll,
             listener,
             ends: Vec::new(),
