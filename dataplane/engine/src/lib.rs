@@ -243,6 +243,10 @@ pub trait Engine {
     /// Two splices, one in each direction, may run between the same pair.
     fn splice(&mut self, from: ConnId, to: ConnId, limit: Option<u64>);
 
+    /// Whether the splice from this connection waits for its target to take more. `false` when it waits for the
+    /// source, and when there is none. So that a time-out knows whose fault it is.
+    fn splice_waits_for_target(&self, from: ConnId) -> bool;
+
     /// Close when all that is queued has left; no event for this connection comes after the call.
     /// A connection that cannot take its bytes is the core's to `abort` after a time-out: until then
     /// `lingering` counts it, and `abort` works on it.

@@ -315,6 +315,11 @@ impl Transfers {
         (wait, moved, all)
     }
 
+    /// Whether bytes of this transfer lie in its pipe.
+    pub(crate) fn holds_bytes(&self, id: ConnId) -> bool {
+        self.all.get(id).and_then(Option::as_ref).is_some_and(|transfer| transfer.in_pipe > 0)
+    }
+
     pub(crate) fn get_mut(&mut self, id: ConnId) -> Option<&mut Transfer> {
         self.all.get_mut(id)?.as_mut()
     }

@@ -419,6 +419,11 @@ impl Engine for UringEngine {
         self.begin_transfer(from, to, limit);
     }
 
+    fn splice_waits_for_target(&self, from: ConnId) -> bool {
+        let transfer = self.conns.get(from).and_then(|conn| conn.transfer_out);
+        transfer.is_some_and(|id| self.transfers.holds_bytes(id))
+    }
+
     fn close(&mut self, conn: ConnId) {
         let Some(place) = self.begin_close(conn) else { return };
         if place.queue.is_empty() || place.broken {

@@ -493,6 +493,11 @@ impl Engine for SimEngine {
         }
     }
 
+    fn splice_waits_for_target(&self, from: ConnId) -> bool {
+        let transfer = self.conns.get(from).and_then(|conn| conn.transfer_out.as_ref());
+        transfer.is_some_and(|transfer| !transfer.pipe.is_empty())
+    }
+
     fn close(&mut self, conn: ConnId) {
         let Some(place) = self.begin_close(conn) else { return };
         if place.queue.is_empty() || place.broken {

@@ -112,7 +112,7 @@ impl<E: Engine> Core<E> {
         client.eof = true;
         match client.stage {
             // Half a head cannot be answered to anybody's use; half a body is a request that never was.
-            Stage::Head if client.backlog.is_empty() => self.close(conn),
+            Stage::Head if client.backlog.is_empty() => self.client_goodbye(conn),
             Stage::Lingering => self.close(conn),
             Stage::Body => self.client_lost(conn, Failure::ClientGone),
             // The request is whole: a half-closed client still reads its response.
@@ -145,7 +145,7 @@ impl<E: Engine> Core<E> {
         let Some(client) = self.conns.client(conn) else { return };
         if let Some(id) = client.exchange {
             self.reply_drained(id, left);
-        } else if client.stage == Stage::Head && !client.backlog.is_empty() {
+        } else if client.stage == Stage::Head && (client.paused || !client.backlog.is_empty()) {
             self.client_next(conn);
         }
     }
@@ -172,6 +172,7 @@ impl<E: Engine> Core<E> {
             }
             Stage::Head if client.partial.is_some() => self.refuse(conn, Failure::HeadSlow),
             Stage::Head => self.client_goodbye(conn),
+            Stage::Body if self.engine.splice_waits_for_target(conn) => self.upstream_stuck(conn),
             Stage::Body => self.client_lost(conn, Failure::BodySlow),
             Stage::Lingering => self.abort(conn),
             Stage::Waiting | Stage::Raw => {}

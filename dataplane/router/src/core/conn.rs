@@ -93,6 +93,8 @@ pub(crate) struct Upstream {
     pub paused: bool,
     /// It waits in the pool and is counted there.
     pub pooled: bool,
+    /// The shorter of two time-outs of a splice has passed, and the longer one runs.
+    pub patient: bool,
     /// The exchange in progress.
     pub exchange: Option<Id>,
     /// A response head of which not all has come.

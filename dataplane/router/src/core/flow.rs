@@ -262,6 +262,7 @@ impl<E: Engine> Core<E> {
                     stage: UpStage::Connecting,
                     paused: false,
                     pooled: false,
+                    patient: false,
                     exchange: Some(id),
                     partial: None,
                     body: BodyIn::None,

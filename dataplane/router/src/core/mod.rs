@@ -337,7 +337,11 @@ impl<E: Engine> Core<E> {
 
     fn end(&mut self) {
         for conn in self.conns.ids() {
-            self.abort(conn);
+            // What is closing has all its bytes with the kernel after a drain: the engine's end closes it politely.
+            let closing = matches!(self.conns.get(conn), Some(Kind::Closing));
+            if !closing || self.life == Life::Stopping {
+                self.abort(conn);
+            }
         }
         for (index, door) in (0_u32..).zip(&mut self.doors) {
             if door.take().is_some() {

@@ -76,8 +76,36 @@ impl<E: Engine> Core<E> {
         let BodyIn::Length(left) = upstream.body else { return };
         exchange.reply.splice = Splice::Running;
         self.engine.splice(conn, client, Some(left));
-        let wait = self.settings.timeouts.origin_silence;
-        self.set_deadline(conn, wait);
+        self.splice_progress(conn);
+    }
+
+    /// Nothing of a response moved for a while. Whose fault is it?
+    pub(super) fn splice_deadline(&mut self, conn: ConnId, client: ConnId) {
+        let timeouts = self.settings.timeouts;
+        if self.engine.splice_waits_for_target(conn) {
+            // A client that does not read must not count against the instance.
+            return self.client_lost(client, Failure::ClientSlow);
+        }
+        let more = timeouts.origin_silence.saturating_sub(timeouts.body_silence);
+        match self.conns.upstream(conn) {
+            Some(upstream) if !upstream.patient && !more.is_zero() => {
+                upstream.patient = true;
+                self.set_deadline(conn, more);
+            }
+            _ => self.upstream_broken(conn),
+        }
+    }
+
+    /// An instance takes nothing of a spliced request.
+    pub(super) fn upstream_stuck(&mut self, client: ConnId) {
+        let id = self.conns.client(client).and_then(|client| client.exchange);
+        let upstream = id.and_then(|id| self.exchanges.get(id)).and_then(|one| one.upstream);
+        if let Some(upstream) = upstream {
+            self.upstream_lost(upstream, |begun| match begun {
+                false => Failure::UpstreamSilent,
+                true => Failure::UpstreamReset { response_begun: true },
+            });
+        }
     }
 
     pub(super) fn upstream_spliced(
@@ -107,12 +135,16 @@ impl<E: Engine> Core<E> {
         }
     }
 
-    /// Bytes moved by splice: whoever was waited for is alive.
+    /// Bytes moved by splice: whoever was waited for is alive. The next to be waited for may be either side;
+    /// when the shorter time is over, `splice_deadline` sees which.
     pub(super) fn splice_progress(&mut self, from: ConnId) {
         let timeouts = self.settings.timeouts;
         match self.conns.get(from) {
             Some(Kind::Client(_)) => self.set_deadline(from, timeouts.body_silence),
-            Some(Kind::Upstream(_)) => self.set_deadline(from, timeouts.origin_silence),
+            Some(Kind::Upstream(upstream)) => {
+                upstream.patient = false;
+                self.set_deadline(from, timeouts.body_silence.min(timeouts.origin_silence));
+            }
             Some(Kind::Relay(_)) => self.relay_progress(from),
             _ => {}
         }

@@ -102,9 +102,7 @@ impl<E: Engine> Core<E> {
             UpStage::Idle => self.upstream_discard(conn),
             UpStage::Head => self.upstream_lost(conn, |_| Failure::UpstreamSilent),
             UpStage::Body => match self.spliced_client(conn) {
-                // Nothing moves, and both sides are in the kernel's hands: a client that does not read
-                // must not count against the instance.
-                Some(client) => self.client_lost(client, Failure::ClientSlow),
+                Some(client) => self.splice_deadline(conn, client),
                 None => self.upstream_broken(conn),
             },
         }
@@ -500,7 +498,7 @@ impl<E: Engine> Core<E> {
     }
 
     /// The connection is of no use any more: tell its exchange, if it has one.
-    fn upstream_lost(&mut self, conn: ConnId, failure: impl Fn(bool) -> Failure) {
+    pub(super) fn upstream_lost(&mut self, conn: ConnId, failure: impl Fn(bool) -> Failure) {
         let Some(Upstream { origin, exchange, stage, .. }) = self.conns.upstream(conn) else {
             return;
         };
