@@ -277,8 +277,8 @@ pub trait Waker: Clone + Send + Sync + 'static {
     fn wake(&self);
 }
 
-/// Sockets closed in one poll; more wait for the next. Closing takes up to 10 µs, so this is about two milliseconds.
-pub const CLOSES_PER_POLL_MAX: usize = 256;
+/// Sockets closed in one poll; more wait for the next. Closing takes up to 10 µs, so this is about half a millisecond.
+pub const CLOSES_PER_POLL_MAX: usize = 64;
 
 /// After so many events, `next` says `None`, so that timers and commands of the core get their turn.
 pub const EVENTS_PER_POLL_MAX: u32 = 1024;

@@ -35,6 +35,8 @@ use ring::{Done, Op, Ring, Tag};
 
 /// A listener that ran out of descriptors is tried again after this time.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+/// Closes in one poll while completions wait to be told.
+const CLOSES_WHILE_BUSY_MAX: usize = 8;
 /// How long the end of an engine waits for its cancelled operations.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -300,7 +302,9 @@ impl UringEngine {
     }
 
     fn close_some(&mut self) {
-        for _ in 0..CLOSES_PER_POLL_MAX.min(self.ending.len()) {
+        // Whatever has happened already is told first: a request may lie behind thousands of leaving clients.
+        let most = if self.ring.has_done() { CLOSES_WHILE_BUSY_MAX } else { CLOSES_PER_POLL_MAX };
+        for _ in 0..most.min(self.ending.len()) {
             if let Some(id) = self.ending.pop_front() {
                 self.end(id);
             }

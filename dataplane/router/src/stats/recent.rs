@@ -16,8 +16,8 @@ use super::Snapshot;
 
 /// Time between two ticks, for whoever calls [`Recent::tick`].
 pub const TICK_MS: u64 = 5_000;
-/// Keys remembered, with two snapshots each: at most 35 MiB.
-pub const KEYS_MAX: usize = 10_000;
+/// Keys remembered, with two snapshots each: at most 7 MiB.
+pub const KEYS_MAX: usize = 2_000;
 
 /// What has been counted of a key so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
