@@ -33,6 +33,8 @@ pub struct Feed {
     pub subject: String,
     /// Where the proxy listens.
     pub target: SocketAddr,
+    /// A host that is in the table from the start.
+    pub known_host: String,
     /// Changes a second.
     pub rate: u32,
     /// For how long.
@@ -56,6 +58,8 @@ pub struct Fed {
     pub probes: u64,
     /// Those that did not get it.
     pub too_early: u64,
+    /// What the first of those got instead.
+    pub first_wrong: Option<String>,
 }
 
 /// A host is removed after so many further changes.
@@ -65,6 +69,10 @@ const _: () = assert!(LIFE.is_multiple_of(2));
 /// One added host in this many is asked for.
 const PROBE_EVERY: u64 = 25;
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// The origin may be gone when the last changes are made.
+const ORIGIN_LEAVES_BEFORE: Duration = Duration::from_millis(200);
+/// The origin, started at the same time, has this long to answer.
+const READY_WITHIN: Duration = Duration::from_secs(20);
 
 impl Feed {
     /// Feeds for the given time.
@@ -77,8 +85,9 @@ impl Feed {
         if self.tongue == Tongue::Haproxy {
             line.prompt().map_err(|e| e.to_string())?;
         }
+        self.wait_for_origin()?;
         let mut latency = Histogram::default();
-        let (mut probes, mut too_early) = (0, 0);
+        let mut fed = Fed::default();
         let period = Duration::from_secs(1) / self.rate.max(1);
         let start = Instant::now();
         let mut number: u64 = 0;
@@ -92,9 +101,13 @@ impl Feed {
             let began = Instant::now();
             self.change(&mut line, &host, adds)?;
             latency.record(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
-            if adds && number.is_multiple_of(2 * PROBE_EVERY) {
-                probes += 1;
-                too_early += u64::from(!self.serves(&host));
+            let origin_stays = start.elapsed() + ORIGIN_LEAVES_BEFORE < self.lasts;
+            if adds && origin_stays && number.is_multiple_of(2 * PROBE_EVERY) {
+                fed.probes += 1;
+                if let Err(wrong) = self.ask(&host) {
+                    fed.too_early += 1;
+                    fed.first_wrong.get_or_insert(wrong);
+                }
             }
             number += 1;
         }
@@ -105,9 +118,20 @@ impl Feed {
             p50_us: micros(500),
             p99_us: micros(990),
             max_us: latency.max_ns() as f64 / 1e3,
-            probes,
-            too_early,
+            ..fed
         })
+    }
+
+    /// Without its origin a proxy cannot serve a host however well it knows it.
+    fn wait_for_origin(&self) -> Result<(), String> {
+        let start = Instant::now();
+        while let Err(wrong) = self.ask(&self.known_host) {
+            if start.elapsed() > READY_WITHIN {
+                return Err(format!("{} is not served: {wrong}", self.known_host));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
     }
 
     fn change(&self, line: &mut Line, host: &str, adds: bool) -> Result<(), String> {
@@ -124,16 +148,22 @@ impl Feed {
         }
     }
 
-    fn serves(&self, host: &str) -> bool {
-        let ask = || -> std::io::Result<bool> {
+    /// Asks for a host on a fresh connection; what came instead of a 200, if that is what happened.
+    fn ask(&self, host: &str) -> Result<(), String> {
+        let start = || -> std::io::Result<[u8; 13]> {
             let mut stream = TcpStream::connect(self.target)?;
             stream.set_read_timeout(Some(TIMEOUT))?;
             write!(stream, "GET /load HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
             let mut start = [0; 13];
             stream.read_exact(&mut start)?;
-            Ok(&start == b"HTTP/1.1 200 ")
+            Ok(start)
         };
-        ask().unwrap_or(false)
+        let start = start().map_err(|e| e.to_string())?;
+        if &start == b"HTTP/1.1 200 " {
+            Ok(())
+        } else {
+            Err(String::from_utf8_lossy(&start).into_owned())
+        }
     }
 }
 

@@ -27,6 +27,8 @@ pub struct Outcome {
     pub p999_us: f64,
     /// The greatest latency, µs.
     pub max_us: f64,
+    /// How much later than intended the generator itself sent, at worst, µs: part of every latency above.
+    pub own_late_max_us: f64,
     /// Proportional memory of the proxy at the end, KiB.
     pub pss_kib: u64,
     /// Memory that each idle connection added, bytes (only `idle`).

@@ -55,6 +55,7 @@ const IDLE: &[Reading] = &[
 const LEAVE: &[Reading] = &[
     Reading { unit: "worst ms after", of: |o| o.max_us / 1e3 },
     Reading { unit: "worst ms before", of: |o| o.max_before_us.unwrap_or(0.0) / 1e3 },
+    Reading { unit: "of it generator's own, ms", of: |o| o.own_late_max_us / 1e3 },
 ];
 const TABLE: &[Reading] = &[
     Reading { unit: "µs CPU", of: Outcome::cpu_us_each },

@@ -198,6 +198,9 @@ impl Bench {
                 if let Some(fault) = &outcome.first_fault {
                     eprintln!("      first failure: {fault}");
                 }
+                if let Some(wrong) = outcome.fed.as_ref().and_then(|fed| fed.first_wrong.as_ref()) {
+                    eprintln!("      first change confirmed too early got: {wrong}");
+                }
                 let line = serde_json::json!({ "round": round, "row": row.name, "peer": name, "outcome": outcome });
                 raw.push_str(&line.to_string());
                 raw.push('\n');

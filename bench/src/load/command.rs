@@ -93,6 +93,9 @@ enum Kind {
         /// HAProxy's map file, or the job our routes lead to.
         #[arg(long)]
         subject: String,
+        /// A host that is in the table from the start.
+        #[arg(long)]
+        known_host: String,
     },
     /// Exchanges at a rate while many idle clients of another process leave at once.
     Leave {
@@ -120,11 +123,12 @@ pub fn main(words: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
 }
 
 fn execute(arguments: &Arguments) -> Result<String, String> {
-    if let Kind::Feed { tongue, socket, subject } = &arguments.kind {
+    if let Kind::Feed { tongue, socket, subject, known_host } = &arguments.kind {
         let feed = Feed {
             tongue: *tongue,
             socket: socket.clone(),
             subject: subject.clone(),
+            known_host: known_host.clone(),
             target: arguments.target.ok_or("--target is needed")?,
             rate: arguments.rate.unwrap_or(1_000),
             lasts: Duration::from_secs_f64(arguments.seconds),

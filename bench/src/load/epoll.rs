@@ -224,6 +224,7 @@ impl Driver {
         }
         while self.next_due_ns <= now_ns {
             let intended_ns = self.next_due_ns;
+            self.tally.late(intended_ns, now_ns);
             self.next_due_ns += period_ns;
             match self.clients_free.pop() {
                 Some(slot) => {

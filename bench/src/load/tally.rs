@@ -26,6 +26,7 @@ pub(super) struct Tally {
     failed: u64,
     first_fault: Option<String>,
     latency: Histogram,
+    late_max_ns: u64,
 }
 
 struct Reading {
@@ -48,6 +49,7 @@ impl Tally {
             failed: 0,
             first_fault: None,
             latency: Histogram::default(),
+            late_max_ns: 0,
         }
     }
 
@@ -71,6 +73,13 @@ impl Tally {
     pub(super) fn latency(&mut self, intended_ns: u64, now_ns: u64) {
         if intended_ns >= self.opens_ns {
             self.latency.record(now_ns.saturating_sub(intended_ns));
+        }
+    }
+
+    /// Notes that an exchange begins later than intended, for which the proxy is not to blame.
+    pub(super) fn late(&mut self, intended_ns: u64, now_ns: u64) {
+        if intended_ns >= self.opens_ns {
+            self.late_max_ns = self.late_max_ns.max(now_ns.saturating_sub(intended_ns));
         }
     }
 
@@ -132,6 +141,7 @@ impl Tally {
             p99_us: micros(990),
             p999_us: micros(999),
             max_us: self.latency.max_ns() as f64 / 1e3,
+            own_late_max_us: self.late_max_ns as f64 / 1e3,
             pss_kib: meter.map_or(0, |meter| meter.pss_kib().unwrap_or(0)),
             idle_bytes: None,
             max_before_us: None,

@@ -149,8 +149,10 @@ impl Peer {
             Kind::Nginx | Kind::Blind | Kind::Relay => return None,
         };
         let socket = setup.directory.join(socket).display().to_string();
+        let known = crate::load::host(0, setup.hosts);
         let words = ["feed", "--tongue", tongue, "--socket", &socket, "--subject", &subject];
-        Some(words.map(str::to_owned).to_vec())
+        let words = [&words[..], &["--known-host", &known]].concat();
+        Some(words.into_iter().map(str::to_owned).collect())
     }
 
     /// What the program says about its version.
