@@ -42,11 +42,9 @@ impl<E: Engine> Core<E> {
                 }
             }
             Kind::Relay(RelayEnd { is_client: false, .. }) => stats.upstream_open.dec(),
-            Kind::Relay(RelayEnd { came_by, .. }) => match came_by {
-                DoorKind::Http => stats.open_http.dec(),
-                DoorKind::Https => stats.open_https.dec(),
-                DoorKind::Tcp(_) => stats.open_tcp.dec(),
-            },
+            Kind::Relay(RelayEnd { is_tcp: true, .. }) => stats.open_tcp.dec(),
+            Kind::Relay(RelayEnd { tls: Some(_), .. }) => stats.open_https.dec(),
+            Kind::Relay(_) => stats.open_http.dec(),
             Kind::Free | Kind::Closing => {}
         }
     }

@@ -10,7 +10,6 @@ use engine::{Chunk, ConnId, Page};
 use http1::Chunked;
 use route::InstanceSlot;
 
-use super::DoorKind;
 use super::slab::Id;
 use crate::tls::TlsSession;
 
@@ -142,8 +141,8 @@ pub(crate) struct RelayEnd {
     pub relay: Id,
     /// This is the client's end.
     pub is_client: bool,
-    /// By which kind of door the client came.
-    pub came_by: DoorKind,
+    /// The client came by a TCP route, not by an upgrade. Its door may be closed by now.
+    pub is_tcp: bool,
     /// TLS towards the client.
     pub tls: Option<Box<TlsSession>>,
 }

@@ -12,6 +12,7 @@ use http1::{
 };
 use route::{JobSlot, Route, RouteSlot, Splitter, Table, Targets};
 
+use super::Core;
 use super::answer::page_for;
 use super::conn::{BodyIn, IpText, Kind, UpStage, Upstream};
 use super::exchange::{Exchange, Facts, Framing, Reply, Request, Splice};
@@ -19,7 +20,6 @@ use super::failure::Failure;
 use super::origins::Origins;
 use super::phase::{Action, Event as Happened, Outcome, Phase, step};
 use super::slab::Id;
-use super::{Core, DoorKind};
 
 /// The splitters of a core, by slot of their route.
 pub(super) type Splitters = Vec<Option<(RouteSlot, Splitter)>>;
@@ -381,12 +381,6 @@ impl<E: Engine> Core<E> {
     /// Whether the client came over TLS: its bytes are ours to encrypt, so nothing is spliced.
     pub(super) fn is_tls(&mut self, conn: ConnId) -> bool {
         self.conns.client(conn).is_some_and(|client| client.tls.is_some())
-    }
-
-    /// What a door is for.
-    pub(super) fn door_kind(&mut self, conn: ConnId) -> Option<DoorKind> {
-        let door = self.conns.client(conn)?.door;
-        self.door(door).map(|door| door.kind)
     }
 }
 

@@ -57,7 +57,7 @@ impl<E: Engine> Core<E> {
     pub(super) fn begin_relay(&mut self, id: Id) {
         let Some(exchange) = self.exchanges.get(id) else { return };
         let (client, Some(upstream)) = (exchange.client, exchange.upstream) else { return };
-        let Some(came_by) = self.door_kind(client) else { return };
+        let is_tcp = exchange.request.is_tcp;
         let Some(Kind::Client(was)) = self.conns.take(client) else { return };
         let relay = Relay {
             client,
@@ -67,14 +67,16 @@ impl<E: Engine> Core<E> {
             paused: [was.paused, false],
             tls: was.tls.is_some(),
         };
-        self.conns.take(upstream);
+        let taken = self.conns.take(upstream);
         self.deadlines.clear(upstream.slot);
         let Ok(relay) = self.relays.insert(relay) else {
+            self.count_closed(&Kind::Client(was));
+            taken.iter().for_each(|kind| self.count_closed(kind));
             self.engine.abort(client);
             self.engine.abort(upstream);
             return self.end_exchange(id, Outcome::Failed(Failure::Overloaded));
         };
-        let end = |is_client, tls| Kind::Relay(RelayEnd { relay, is_client, came_by, tls });
+        let end = |is_client, tls| Kind::Relay(RelayEnd { relay, is_client, is_tcp, tls });
         self.conns.put(client, end(true, was.tls));
         self.conns.put(upstream, end(false, None));
         let wait = self.settings.timeouts.tunnel_idle;
@@ -134,7 +136,8 @@ impl<E: Engine> Core<E> {
         let mut bulk = false;
         if let Flow::Copying { full } = flow {
             *full = if len >= LARGE_BYTES { full.saturating_add(1) } else { 0 };
-            bulk = *full >= FULL_PAGES_TO_SPLICE && !tls;
+            // Where reading is stopped already, nothing would tell that it has stopped.
+            bulk = *full >= FULL_PAGES_TO_SPLICE && !tls && !relay.paused[side(is_client)];
             if bulk {
                 *flow = Flow::Pausing;
             }
