@@ -112,6 +112,9 @@ impl<E: Engine> Core<E> {
                 self.reply_text(id, LAST_CHUNK);
             } else if let Some(chunk) = self.last_chunk_with(trailers) {
                 self.reply_bytes(id, chunk);
+            } else {
+                // Without its end the body must not pass as whole.
+                return self.feed(id, Happened::ClientLost(Failure::Overloaded));
             }
         }
         self.reply_flush(id);
