@@ -499,10 +499,11 @@ impl<E: Engine> Core<E> {
 
     /// The connection is of no use any more: tell its exchange, if it has one.
     pub(super) fn upstream_lost(&mut self, conn: ConnId, failure: impl Fn(bool) -> Failure) {
-        let Some(Upstream { origin, exchange, stage, .. }) = self.conns.upstream(conn) else {
+        let Some(Upstream { origin, exchange, stage, partial, .. }) = self.conns.upstream(conn)
+        else {
             return;
         };
-        let (slot, stage, exchange) = (*origin, *stage, *exchange);
+        let (slot, stage, exchange, silent) = (*origin, *stage, *exchange, partial.is_none());
         let Some(id) = exchange else { return self.upstream_discard(conn) };
         if stage == UpStage::Connecting {
             return self.upstream_connect_failed(conn, Failure::UpstreamRefused);
@@ -514,7 +515,10 @@ impl<E: Engine> Core<E> {
             self.origin_failed(slot, false);
         }
         self.reply_flush(id);
-        let replayable = self.exchanges.get(id).is_some_and(|exchange| exchange.request.replayable);
+        // An instance of which a byte has come was at work on the request: its death did not cross it.
+        let replayable = self.exchanges.get(id).is_some_and(|exchange| {
+            exchange.request.replayable && silent && exchange.reply.interim == 0
+        });
         self.feed(id, Happened::UpstreamLost { failure: failure(begun), replayable });
     }
 }
