@@ -131,8 +131,12 @@ impl<E: Engine> Core<E> {
         if client.write_timed {
             if left == 0 {
                 client.write_timed = false;
-                if client.stage != Stage::Head {
-                    self.deadlines.clear(conn.slot);
+                let wait = self.settings.timeouts.body_silence;
+                match client.stage {
+                    Stage::Head => {}
+                    // It has taken its answers and owes the rest of its next request.
+                    Stage::Body if !client.paused => self.set_deadline(conn, wait),
+                    _ => self.deadlines.clear(conn.slot),
                 }
             } else {
                 let wait = self.settings.timeouts.body_silence;
@@ -188,10 +192,9 @@ impl<E: Engine> Core<E> {
                 // An upgrade in this very chunk made a relay of it: the rest is the tunnel's.
                 return self.relay_plain(conn, chunk);
             };
-            let rest = match client.stage {
-                Stage::Head if self.engine.backlog(conn) > BACKLOG_HIGH_BYTES => {
-                    return self.client_stash(conn, chunk);
-                }
+            let stage = client.stage;
+            let rest = match stage {
+                Stage::Head if self.client_is_full(conn) => return self.client_stash(conn, chunk),
                 Stage::Head => self.client_head(conn, chunk),
                 Stage::Body => self.client_body(conn, chunk),
                 Stage::Waiting => return self.client_stash(conn, chunk),
@@ -203,6 +206,18 @@ impl<E: Engine> Core<E> {
                 None => return,
             }
         }
+    }
+
+    /// Whether a client that asks has to read first. From the low mark on its time to do so is counted, and goes on
+    /// while further requests are served: one who never reads must not hold pages for as long as he asks.
+    fn client_is_full(&mut self, conn: ConnId) -> bool {
+        let queued = self.engine.backlog(conn);
+        if queued > BACKLOG_LOW_BYTES
+            && self.conns.client(conn).is_some_and(|client| !client.write_timed)
+        {
+            self.await_client(conn);
+        }
+        queued > BACKLOG_HIGH_BYTES
     }
 
     /// Pipelined bytes: they wait for the exchange in progress, and reading stops meanwhile.
@@ -325,7 +340,7 @@ impl<E: Engine> Core<E> {
         };
         if client.stage == Stage::Body {
             self.set_deadline(conn, body_wait);
-        } else {
+        } else if !client.write_timed {
             self.deadlines.clear(conn.slot);
         }
         self.open(conn, &chunk, head);
@@ -416,7 +431,7 @@ impl<E: Engine> Core<E> {
                 self.engine.pause(conn);
             }
             self.deadlines.clear(conn.slot);
-            return;
+            return self.await_upstream(id);
         }
         let left = match client.body {
             BodyIn::Length(left) if client.tls.is_none() && !client.paused => left,
@@ -498,11 +513,11 @@ impl<E: Engine> Core<E> {
     fn client_next(&mut self, conn: ConnId) {
         loop {
             let Some(client) = self.conns.client(conn) else { return };
-            let full =
-                client.stage == Stage::Head && self.engine.backlog(conn) > BACKLOG_HIGH_BYTES;
-            if client.exchange.is_some() && client.stage != Stage::Body || full {
+            let (stage, busy) = (client.stage, client.exchange.is_some());
+            if busy && stage != Stage::Body || stage == Stage::Head && self.client_is_full(conn) {
                 return;
             }
+            let Some(client) = self.conns.client(conn) else { return };
             let mut stashed = std::mem::take(&mut client.backlog).into_iter();
             let Some(first) = stashed.next() else { break };
             self.client_plain(conn, first);
@@ -513,8 +528,11 @@ impl<E: Engine> Core<E> {
         }
         let idle = self.settings.timeouts.client_idle;
         let Some(client) = self.conns.client(conn) else { return };
-        if client.eof && client.stage == Stage::Head {
-            return self.client_goodbye(conn);
+        match client.stage {
+            Stage::Head if client.eof => return self.client_goodbye(conn),
+            // As when the end comes by itself: half a body is a request that never was.
+            Stage::Body if client.eof => return self.client_lost(conn, Failure::ClientGone),
+            _ => {}
         }
         let idling = client.stage == Stage::Head && client.partial.is_none();
         if client.paused {

@@ -116,22 +116,36 @@ impl<E: Engine> Core<E> {
     }
 
     pub(super) fn upstream_sent(&mut self, conn: ConnId, left: usize) {
+        let Some(upstream) = self.conns.upstream(conn) else { return };
+        let (stage, Some(id)) = (upstream.stage, upstream.exchange) else { return };
         if left > BACKLOG_LOW_BYTES {
-            return;
+            return self.await_upstream(id);
         }
-        let Some(id) = self.conns.upstream(conn).and_then(|upstream| upstream.exchange) else {
-            return;
-        };
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         match exchange.request.splice {
             Splice::No => {
                 let client = exchange.client;
                 if !exchange.request.whole {
+                    // Now the client owes the next bytes.
+                    if stage == UpStage::Head {
+                        self.deadlines.clear(conn.slot);
+                    }
                     self.client_resume(client);
                 }
             }
             Splice::Flushing if left == 0 => self.try_splice_request(id),
             _ => {}
+        }
+    }
+
+    /// The instance has to read before more of the request is taken from the client.
+    pub(super) fn await_upstream(&mut self, id: Id) {
+        let wait = self.settings.timeouts.origin_silence;
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        let (Some(conn), false) = (exchange.upstream, exchange.request.whole) else { return };
+        // A connect has its own time-out, and so has a response that comes early.
+        if self.conns.upstream(conn).is_some_and(|upstream| upstream.stage == UpStage::Head) {
+            self.set_deadline(conn, wait);
         }
     }
 
