@@ -156,8 +156,26 @@ pub fn free_addresses() -> Result<(SocketAddr, SocketAddr), String> {
     Ok((address(&a)?, address(&b)?))
 }
 
-/// Removes groups that an interrupted run has left behind: those whose maker is gone.
-pub fn remove_stale_groups() {
+/// A directory for this run's files; directories and groups of interrupted runs, whose maker is gone, are removed.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn make_directory() -> Result<PathBuf, String> {
+    const PREFIX: &str = "side-by-side-";
+    let root = std::env::temp_dir();
+    for entry in fs::read_dir(&root).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.strip_prefix(PREFIX).is_some_and(|maker| !Path::new("/proc").join(maker).exists()) {
+            fs::remove_dir_all(entry.path()).ok();
+        }
+    }
+    remove_stale_groups();
+    let directory = root.join(format!("{PREFIX}{}", std::process::id()));
+    fs::create_dir_all(&directory).map_err(|e| format!("{}: {e}", directory.display()))?;
+    Ok(directory)
+}
+
+fn remove_stale_groups() {
     for (root, _) in GROUP_ROOTS {
         for entry in fs::read_dir(root).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();

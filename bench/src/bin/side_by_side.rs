@@ -114,9 +114,7 @@ fn execute(mut arguments: Arguments) -> Result<(), String> {
     if peers.is_empty() {
         return Err("no proxy found; name one by --peer name=path".to_owned());
     }
-    process::remove_stale_groups();
-    let directory = std::env::temp_dir().join(format!("side-by-side-{}", std::process::id()));
-    fs::create_dir_all(&directory).map_err(|e| format!("{}: {e}", directory.display()))?;
+    let directory = process::make_directory()?;
     let rows = rows::choose(&arguments.rows)?;
     let has_priority = !arguments.no_priority && process::can_prioritize();
     let idle = arguments.idle.unwrap_or_else(idle_by_descriptors);
