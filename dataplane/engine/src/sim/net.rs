@@ -387,9 +387,11 @@ impl Net {
             count = self.rng.part(count);
         }
         let Some(end) = self.end_mut(id) else { return Read::Nothing };
-        for (place, byte) in into.iter_mut().zip(end.inbox.drain(..count)) {
-            *place = byte;
-        }
+        let (first, second) = end.inbox.as_slices();
+        let split = first.len().min(count);
+        into[..split].copy_from_slice(&first[..split]);
+        into[split..count].copy_from_slice(&second[..count - split]);
+        end.inbox.drain(..count);
         let peer = end.peer;
         if let Some(peer) = peer.and_then(|peer| self.end_mut(peer)) {
             peer.unread -= count;
