@@ -146,8 +146,9 @@ impl<E: Engine> Core<E> {
     }
 
     fn begin_drain(&mut self) {
-        for (index, door) in (0_u32..).zip(&mut self.doors) {
-            if door.take().is_some() {
+        // The doors stay in memory: requests of those who came before still say by which one.
+        for (index, door) in (0_u32..).zip(&self.doors) {
+            if door.is_some() {
                 self.engine.unlisten(engine::ListenerId(index));
             }
         }
