@@ -62,11 +62,30 @@ impl Chance {
 
 /// The body that belongs to a number: bytes that name their place, so that a hole, a swap or a stranger shows.
 pub(crate) fn body(number: u64, len: usize) -> Vec<u8> {
-    (0..len).map(|at| body_byte(number, at)).collect()
+    body_part(number, 0, len)
 }
 
-/// One byte of it.
-pub(crate) fn body_byte(number: u64, at: usize) -> u8 {
-    let word = (number.wrapping_mul(0x9e37_79b9) ^ (at as u64 / 8)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    word.to_le_bytes()[at % 8]
+/// `len` bytes of it from `at` on.
+pub(crate) fn body_part(number: u64, at: usize, len: usize) -> Vec<u8> {
+    let skip = at % WORD;
+    let words = (at / WORD..).take((skip + len).div_ceil(WORD));
+    let mut bytes = Vec::with_capacity(skip + len + WORD);
+    for word in words {
+        let mixed = number.wrapping_mul(0x9e37_79b9) ^ word as u64;
+        bytes.extend_from_slice(&mixed.wrapping_mul(0xff51_afd7_ed55_8ccd).to_le_bytes());
+    }
+    bytes.truncate(skip + len);
+    bytes.drain(..skip);
+    bytes
+}
+
+const WORD: usize = 8;
+
+/// Where `bytes`, from `at` on, are not those of the number's body.
+pub(crate) fn stranger(number: u64, at: usize, bytes: &[u8]) -> Option<usize> {
+    let wanted = body_part(number, at, bytes.len());
+    if wanted == bytes {
+        return None;
+    }
+    wanted.iter().zip(bytes).position(|(wanted, got)| wanted != got).map(|place| at + place)
 }

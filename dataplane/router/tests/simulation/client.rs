@@ -9,7 +9,7 @@ use std::time::Duration;
 use engine::Now;
 use engine::sim::{Found, Socket, World};
 
-use super::chance::{Chance, body_byte};
+use super::chance::{Chance, stranger};
 use super::ledger::{Answer, Ledger};
 use super::pipe::{Inbox, Outbox, Pace, StreamIn, StreamOut, after};
 use super::wire::{Framing, Head, Part, Reader};
@@ -102,7 +102,8 @@ impl Client {
         steps: Vec<Step>,
         mut chance: Chance,
     ) -> Self {
-        let bytes = steps.iter().map(|step| if let Step::Bytes(bytes) = step { bytes.len() } else { 0 });
+        let bytes =
+            steps.iter().map(|step| if let Step::Bytes(bytes) = step { bytes.len() } else { 0 });
         let write_pace = Pace::any(&mut chance, bytes.sum());
         let read_pace = Pace::any(&mut chance, usize::MAX);
         let garbage = !steps.iter().any(|step| matches!(step, Step::Begin(_)));
@@ -138,7 +139,7 @@ impl Client {
     /// Read again, to see whether the router has ended the connection.
     pub(crate) fn listen_again(&mut self) {
         self.deaf = false;
-        self.read_pace = Pace::FULL;
+        (self.read_pace, self.inbox) = (Pace::FULL, Inbox::default());
     }
 
     pub(crate) fn wake(&self, now: Now) -> Option<Now> {
@@ -244,8 +245,9 @@ impl Client {
         }
         let Some(number) = self.open.pop_front() else {
             // What garbage is answered with is nobody's answer.
-            if head.get("apcera-error").is_none() || !self.garbage {
-                ledger.complain(format!("an answer that nobody asked for: {head:?}"));
+            match head.get("apcera-error").filter(|_| self.garbage) {
+                Some(code) => ledger.mark(code),
+                None => ledger.complain(format!("an answer that nobody asked for: {head:?}")),
             }
             return self.end();
         };
@@ -277,14 +279,12 @@ impl Client {
     fn body(&mut self, bytes: &[u8], ledger: &mut Ledger) {
         let Some(answering) = &mut self.answering else { return };
         let Some(serial) = answering.serial else { return };
-        for &byte in bytes {
-            if byte != body_byte(serial as u64, answering.got) {
-                let (number, at) = (answering.number, answering.got);
-                ledger.complain(format!("byte {at} of the answer to request {number} is a stranger"));
-                return self.end();
-            }
-            answering.got += 1;
+        if let Some(at) = stranger(serial as u64, answering.got, bytes) {
+            let number = answering.number;
+            ledger.complain(format!("byte {at} of the answer to request {number} is a stranger"));
+            return self.end();
         }
+        answering.got += bytes.len();
     }
 
     fn answer_ends(&mut self, trailers: &[(String, String)], ledger: &mut Ledger) {
@@ -295,14 +295,18 @@ impl Client {
                 "request {number} was answered, as if whole, with {got} of {len:?} bytes"
             ));
         }
-        let wanted: Vec<_> = serial.filter(|_| tail).map(|s| ("X-Tail".to_owned(), s.to_string())).into_iter().collect();
+        let wanted: Vec<_> = serial
+            .filter(|_| tail)
+            .map(|s| ("X-Tail".to_owned(), s.to_string()))
+            .into_iter()
+            .collect();
         if trailers != wanted {
             ledger.complain(format!("request {number}: trailers {trailers:?}, not {wanted:?}"));
         }
         ledger.ended(number, serial.is_none());
         if closes {
-            // What was asked beyond this is nobody's to answer, if it was we who said so.
-            if ledger.requests[number].last {
+            // What was asked beyond this is nobody's to answer, if it was we who said so, or if a body went unread.
+            if ledger.requests[number].last || serial.is_none() {
                 self.open.iter().for_each(|&number| ledger.excuse(number));
             }
             self.steps.clear();

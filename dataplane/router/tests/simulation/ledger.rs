@@ -163,7 +163,9 @@ impl Ledger {
             _ => !self.fair || request.excused,
         };
         if !possible {
-            self.complain(format!("request {number} was refused with {status} {code}: {request:?}"));
+            self.complain(format!(
+                "request {number} was refused with {status} {code}: {request:?}"
+            ));
         }
         self.head_came(number);
     }
@@ -185,7 +187,12 @@ impl Ledger {
     // === what instances say ===
 
     /// A request, or a session, is at an instance. Gives the number of its answer.
-    pub(crate) fn arrive(&mut self, number: usize, instance: SocketAddr, reused: bool) -> Option<usize> {
+    pub(crate) fn arrive(
+        &mut self,
+        number: usize,
+        instance: SocketAddr,
+        reused: bool,
+    ) -> Option<usize> {
         self.note(&format!("at {instance} arrives"), number);
         let Some(request) = self.requests.get(number).cloned() else {
             self.complain(format!("request {number} was never made, but is at {instance}"));

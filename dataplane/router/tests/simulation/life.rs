@@ -142,7 +142,7 @@ impl Life {
         let limits = limits(kind, &mut chance);
         let settings = Settings { limits, timeouts: TIMEOUTS, ..Settings::default() };
         let hub = Hub::new(cores, settings).expect("a socket pair");
-        let pages = if kind == Kind::Tight { chance.between(6, 40) * 16 * 1024 } else { 64 << 20 };
+        let pages = if kind == Kind::Tight { chance.between(24, 64) * 16 * 1024 } else { 64 << 20 };
         let mut ledger =
             Ledger { fair: kind == Kind::Fair, breaks: kind == Kind::Stormy, ..Ledger::default() };
         ledger.aloud = std::env::var_os("SEED").is_some();
@@ -298,8 +298,10 @@ impl Life {
     }
 
     fn wake(&self, now: Now) -> Option<Now> {
-        let clients = self.clients.iter().filter(|one| !one.is_over()).filter_map(|one| one.wake(now));
-        let tcp = self.tcp_clients.iter().filter(|one| !one.is_over()).filter_map(|one| one.wake(now));
+        let clients =
+            self.clients.iter().filter(|one| !one.is_over()).filter_map(|one| one.wake(now));
+        let tcp =
+            self.tcp_clients.iter().filter(|one| !one.is_over()).filter_map(|one| one.wake(now));
         let origins = self.origins.iter().filter_map(|one| one.wake(now));
         let others = self.tcp_origins.iter().filter_map(|one| one.wake(now));
         clients.chain(tcp).chain(origins).chain(others).min()
@@ -433,7 +435,8 @@ impl Life {
             let instances = instances.map(|instance| stats.instance_in_flight(instance.slot));
             let left = routes.chain(instances).sum::<u64>();
             if left > 0 {
-                self.ledger.complain(format!("at rest routes and instances count {left} in flight"));
+                self.ledger
+                    .complain(format!("at rest routes and instances count {left} in flight"));
             }
         }
     }

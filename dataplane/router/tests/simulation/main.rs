@@ -10,6 +10,7 @@
 //! marks; `SIM_SECONDS=60 cargo test …` fresh seeds for so long. A failure prints the command that replays it.
 //! Deliberately absent: TLS, whose bytes no seed replays, and real time.
 
+mod cases;
 mod chance;
 mod client;
 mod ledger;
@@ -137,7 +138,12 @@ fn any_weather_odd_seeds() {
 fn replay() {
     if let Some(seed) = asked("SEED") {
         let outcome = must_live(seed);
-        println!("seed {seed}, {:?}: digest {:x}\n{:#?}", kind_of(seed), outcome.digest, outcome.marks);
+        println!(
+            "seed {seed}, {:?}: digest {:x}\n{:#?}",
+            kind_of(seed),
+            outcome.digest,
+            outcome.marks
+        );
     }
 }
 

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use engine::Now;
 use engine::sim::{Door, Found, Socket, World};
 
-use super::chance::Chance;
+use super::chance::{Chance, stranger};
 use super::ledger::Ledger;
 use super::part::{Move, Part as Role, script};
 use super::pipe::{Inbox, Outbox, Pace, StreamIn, StreamOut, after};
@@ -190,6 +190,8 @@ impl Conn {
 
     fn eof(&mut self, ledger: &mut Ledger) {
         match &mut self.tunnel {
+            // A client that went before it said anything was told nothing.
+            Some((_, stream)) if stream.number().is_none() => stream.eof = true,
             Some((_, stream)) if !stream.eof => {
                 if let Err(what) = stream.end() {
                     ledger.complain(format!("at an instance: {what}"));
@@ -248,14 +250,16 @@ impl Conn {
         if self.asked.is_some() {
             ledger.complain(format!("a second request at {addr} before the first was answered"));
         }
-        let (Some(number), Some(path)) =
-            (head.number("x-number"), head.word(1).rsplit('/').next())
+        let (Some(number), Some(path)) = (head.number("x-number"), head.word(1).rsplit('/').next())
         else {
             return ledger.complain(format!("a stranger's request at {addr}: {head:?}"));
         };
         let number = usize::try_from(number).expect("a number of ours");
         if path != number.to_string() {
             ledger.complain(format!("request {number} came with another's path: {head:?}"));
+        }
+        if head.get("x-forwarded-port") != Some("80") {
+            ledger.complain(format!("request {number} does not name its port: {head:?}"));
         }
         let Some(serial) = ledger.arrive(number, addr, self.served > 0) else {
             self.over = true;
@@ -280,15 +284,13 @@ impl Conn {
 
     fn body(&mut self, bytes: &[u8], ledger: &mut Ledger) {
         let Some(asked) = &mut self.asked else { return };
-        for &byte in bytes {
-            if byte != super::chance::body_byte(asked.number as u64, asked.got) {
-                let (number, at) = (asked.number, asked.got);
-                ledger.complain(format!("byte {at} of the body of request {number} is a stranger"));
-                self.over = true;
-                return;
-            }
-            asked.got += 1;
+        if let Some(at) = stranger(asked.number as u64, asked.got, bytes) {
+            let number = asked.number;
+            ledger.complain(format!("byte {at} of the body of request {number} is a stranger"));
+            self.over = true;
+            return;
         }
+        asked.got += bytes.len();
     }
 
     fn whole(&mut self, ledger: &mut Ledger) {

@@ -153,10 +153,13 @@ pub(crate) fn script(
 ) -> Script {
     let halt = |moves| Script { moves, pace: Pace::FULL };
     match part {
-        Part::DieAtOnce => return halt(vec![chance.pick(&[Move::Fin, Move::Reset, Move::Drop]).clone()]),
+        Part::DieAtOnce => {
+            return halt(vec![chance.pick(&[Move::Fin, Move::Reset, Move::Drop]).clone()]);
+        }
         Part::Silent | Part::Deaf => return halt(vec![Move::Halt]),
         Part::Garbage => {
-            let garbage = chance.pick(&["SSH-2.0-x\r\n\r\n", "HTTP/1.1 2000 OK\r\n\r\n", "\0\0\0\0\r\n"]);
+            let garbage =
+                chance.pick(&["SSH-2.0-x\r\n\r\n", "HTTP/1.1 2000 OK\r\n\r\n", "\0\0\0\0\r\n"]);
             return halt(vec![Move::Bytes(garbage.as_bytes().to_vec()), Move::Halt]);
         }
         _ => {}
@@ -164,7 +167,8 @@ pub(crate) fn script(
     let mut moves = interims(part, chance);
     if head.get("upgrade").is_some() && chance.percent(80) {
         moves.push(Move::Bytes(
-            b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n".to_vec(),
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n"
+                .to_vec(),
         ));
         moves.push(Move::Tunnel);
         return Script { moves, pace: Pace::FULL };
@@ -205,7 +209,9 @@ fn answer(
     let named = if part == Part::Liar { other } else { serial };
     let close = framing == Body::UntilClose || head.closes() || chance.percent(10);
     let trailer = framing == Body::Chunked && chance.percent(30);
-    let mut text = format!("HTTP/1.1 {status} Fine\r\nX-Serial: {named}\r\nX-Instance: {addr}\r\nX-Length: {len}\r\n");
+    let mut text = format!(
+        "HTTP/1.1 {status} Fine\r\nX-Serial: {named}\r\nX-Instance: {addr}\r\nX-Length: {len}\r\n"
+    );
     match framing {
         Body::Length => text += &format!("Content-Length: {sent}\r\n"),
         Body::Chunked => text += "Transfer-Encoding: chunked\r\n",

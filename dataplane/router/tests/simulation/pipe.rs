@@ -8,7 +8,7 @@ use std::time::Duration;
 use engine::Now;
 use engine::sim::{Found, Socket};
 
-use super::chance::{Chance, body_byte};
+use super::chance::{Chance, body_part, stranger};
 
 /// How fast an actor moves bytes: so many at a time, then a rest.
 #[derive(Clone, Copy, Debug)]
@@ -132,8 +132,7 @@ impl StreamOut {
         }
         if self.outbox.is_empty() && self.at < self.len {
             let end = self.len.min(self.at + 32 * 1024);
-            let bytes: Vec<u8> = (self.at..end).map(|at| body_byte(self.number, at)).collect();
-            self.outbox.push(&bytes);
+            self.outbox.push(&body_part(self.number, self.at, end - self.at));
             self.at = end;
         }
         let written = self.outbox.write(socket, self.pace, now)?;
@@ -182,12 +181,10 @@ impl StreamIn {
         self.head.extend(head);
         bytes = rest;
         let Some(number) = self.number() else { return Ok(()) };
-        for &byte in bytes {
-            if byte != body_byte(number, self.got) {
-                return Err(format!("byte {} of stream {number} is a stranger", self.got));
-            }
-            self.got += 1;
+        if let Some(at) = stranger(number, self.got, bytes) {
+            return Err(format!("byte {at} of stream {number} is a stranger"));
         }
+        self.got += bytes.len();
         Ok(())
     }
 

@@ -32,7 +32,11 @@ pub(crate) fn any(ledger: &mut Ledger, chance: &mut Chance) -> Vec<Step> {
             steps.push(Step::Wait(chance.millis(0, 300)));
         }
     }
-    if polite { goodbye(&mut steps, chance) } else { rudely(&mut steps, chance) }
+    if polite {
+        goodbye(&mut steps, chance)
+    } else {
+        rudely(&mut steps, chance)
+    }
     steps
 }
 
@@ -50,7 +54,8 @@ pub(crate) fn flood(ledger: &mut Ledger, chance: &mut Chance) -> Vec<Step> {
         });
         ledger.requests[number].path = format!("/n/{number}");
         steps.push(Step::Begin(number));
-        let line = format!("GET /n/{number} HTTP/1.1\r\nHost: {host}\r\nX-Number: {number}\r\n\r\n");
+        let line =
+            format!("GET /n/{number} HTTP/1.1\r\nHost: {host}\r\nX-Number: {number}\r\n\r\n");
         bytes.extend_from_slice(line.as_bytes());
     }
     steps.push(Step::Bytes(bytes));
@@ -59,7 +64,8 @@ pub(crate) fn flood(ledger: &mut Ledger, chance: &mut Chance) -> Vec<Step> {
 
 /// One polite GET that has to be served.
 pub(crate) fn probe(ledger: &mut Ledger, host: &str, prefix: &str) -> (usize, Vec<Step>) {
-    let request = Request { method: "GET", host: host.to_owned(), last: true, ..Request::default() };
+    let request =
+        Request { method: "GET", host: host.to_owned(), last: true, ..Request::default() };
     let number = ledger.plan(request);
     let path = format!("{prefix}/n/{number}");
     let text = format!(

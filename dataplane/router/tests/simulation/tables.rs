@@ -35,7 +35,9 @@ impl Tables {
     pub(crate) fn may_serve(&self, request: &Request, instance: SocketAddr) -> bool {
         let jobs: BTreeSet<_> = self.seen(request).flat_map(|at| jobs_for(at, request)).collect();
         self.seen(request).any(|at| {
-            let has = |job: &&String| at.jobs.get(*job).is_some_and(|job| job.instances.contains(&instance));
+            let has = |job: &&String| {
+                at.jobs.get(*job).is_some_and(|job| job.instances.contains(&instance))
+            };
             jobs.iter().any(has)
         })
     }

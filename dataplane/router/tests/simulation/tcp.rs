@@ -134,6 +134,7 @@ impl TcpClient {
     pub(crate) fn listen_again(&mut self) {
         if let Some(talk) = &mut self.talk {
             talk.deaf = false;
+            (talk.read_pace, talk.inbox) = (Pace::FULL, Inbox::default());
         }
     }
 

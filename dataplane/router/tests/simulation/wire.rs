@@ -94,7 +94,6 @@ impl Reader {
         &self.bytes[self.at..]
     }
 
-
     /// All until the end of the connection belongs to this message.
     pub(crate) fn is_until_close(&self) -> bool {
         self.state == State::UntilClose

@@ -77,7 +77,8 @@ impl Wishes {
 
     /// Host and prefix of every HTTP route.
     pub(crate) fn http_routes(&self) -> Vec<(String, &'static str)> {
-        let all = HOSTS.iter().flat_map(|host| [((*host).to_owned(), ""), ((*host).to_owned(), DEEP)]);
+        let all =
+            HOSTS.iter().flat_map(|host| [((*host).to_owned(), ""), ((*host).to_owned(), DEEP)]);
         all.filter(|(host, prefix)| self.wanted.routes.contains_key(&http(host, prefix))).collect()
     }
 
@@ -88,7 +89,8 @@ impl Wishes {
             let all = (0..PER_JOB).map(|at| instance(job, at)).collect();
             self.wanted.jobs.entry(job_name(job)).or_default().instances = all;
         }
-        self.wanted.jobs.entry(TCP_JOB.to_owned()).or_default().instances = tcp_instances().collect();
+        self.wanted.jobs.entry(TCP_JOB.to_owned()).or_default().instances =
+            tcp_instances().collect();
         for (at, host) in HOSTS.iter().enumerate() {
             self.put(http(host, ""), &job_name(at % JOBS), Weight::AUTO);
             self.put(http(host, ""), &job_name((at + 1) % JOBS), Weight::AUTO);
@@ -142,9 +144,7 @@ impl Wishes {
             let weight = Weight::from_hundredths(weight).expect("a weight");
             route.targets.insert(job, weight);
         }
-        let active = |route: &DesiredRoute| {
-            route.targets.values().any(|weight| weight.is_active())
-        };
+        let active = |route: &DesiredRoute| route.targets.values().any(|weight| weight.is_active());
         if self.fair && !active(route) {
             *route = before;
         }

@@ -1,0 +1,279 @@
+//! Lives that once went wrong, each told by itself: what a seed found stays found when the scripts change.
+//!
+//! Deliberately absent: chance, except where a case needs weather.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::sim::{Door, Found, SimEngine, Socket, Weather, World};
+use engine::{EngineOptions, Now};
+use route::{Change, ClientAcl, Endpoint, Weight};
+use router::core::{Core, CoreConfig};
+use router::hub::{Hub, Phase};
+use router::settings::{Settings, Timeouts};
+
+use super::pipe::after;
+
+const TIMEOUTS: Timeouts = Timeouts {
+    origin_silence: Duration::from_secs(2),
+    body_silence: Duration::from_secs(2),
+    tunnel_idle: Duration::from_secs(30),
+    ..Timeouts::DEFAULT
+};
+
+/// One core with one job, one HTTP route and one TCP route; one actor for each side.
+struct Stage {
+    world: World,
+    hub: Arc<Hub>,
+    core: Core<SimEngine>,
+    door: Door,
+}
+
+fn http() -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 1], 80))
+}
+
+fn tcp() -> SocketAddr {
+    SocketAddr::from(([127, 0, 77, 1], 17_403))
+}
+
+impl Stage {
+    fn new(weather: Weather) -> Self {
+        let world = World::new(7);
+        world.set_weather(weather);
+        let door = world.listen(SocketAddr::from(([10, 1, 0, 1], 8080))).unwrap();
+        let settings = Settings { timeouts: TIMEOUTS, ..Settings::default() };
+        let hub = Hub::new(1, settings).unwrap();
+        let put = |endpoint: Endpoint| Change::PutTarget {
+            endpoint,
+            https_only: false,
+            job: "job".to_owned(),
+            weight: Weight::AUTO,
+        };
+        let job = Change::PutJob {
+            name: "job".to_owned(),
+            client_acl: ClientAcl::default(),
+            instances: vec![door.addr()],
+        };
+        let http_route = put("http://a.test".parse().unwrap());
+        hub.commit(&[job, http_route, put(Endpoint::Tcp(tcp()))]).unwrap();
+        let config = CoreConfig {
+            hub: Arc::clone(&hub),
+            index: 0,
+            http: vec![http()],
+            https: Vec::new(),
+            seed: 7,
+            wall_zero_us: 0,
+            log: None,
+        };
+        let core = Core::new(world.engine(&EngineOptions::default()), config).unwrap();
+        Self { world, hub, core, door }
+    }
+
+    fn dial(&self, to: SocketAddr) -> Socket {
+        self.world.dial(SocketAddr::from(([192, 0, 2, 1], 1234)), to)
+    }
+
+    /// Let the core live for so long.
+    fn pass(&mut self, time: Duration) {
+        let end = after(self.world.now(), time);
+        self.pass_until(end, &mut || false);
+    }
+
+    /// Let the core live until `done`, which also plays the actors; at most until `end`.
+    fn pass_until(&mut self, end: Now, done: &mut dyn FnMut() -> bool) {
+        loop {
+            assert!(self.core.turn().unwrap());
+            if done() || self.world.now() >= end {
+                return;
+            }
+            let soon = after(self.world.now(), Duration::from_millis(1));
+            self.world.step_until(soon.min(end));
+        }
+    }
+
+    fn accept(&mut self) -> Socket {
+        let (end, mut accepted) = (after(self.world.now(), Duration::from_secs(1)), None);
+        let Self { world, core, door, .. } = self;
+        while accepted.is_none() {
+            assert!(core.turn().unwrap() && world.now() < end, "nobody comes");
+            world.step_until(after(world.now(), Duration::from_millis(1)));
+            accepted = door.accept();
+        }
+        accepted.unwrap().0
+    }
+
+    fn in_flight(&self) -> u64 {
+        self.hub.cores()[0].stats.in_flight.read()
+    }
+}
+
+fn write_all(socket: &Socket, text: &str) {
+    assert_eq!(socket.write(text.as_bytes()), Ok(text.len()));
+}
+
+/// All that has come.
+fn read(socket: &Socket) -> String {
+    let mut text = String::new();
+    while let Found::Bytes(bytes) = socket.read(16 * 1024) {
+        text.push_str(std::str::from_utf8(&bytes).unwrap());
+    }
+    text
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const MILLI: Duration = Duration::from_millis(1);
+
+fn slow(delay: Duration) -> Weather {
+    Weather { delay_min: delay, delay_max: delay, ..Weather::calm() }
+}
+
+/// Goal: a TCP session whose route goes while it looks for an instance is served, not forgotten.
+#[test]
+fn a_tcp_route_may_go_while_a_session_connects() {
+    let mut stage = Stage::new(slow(20 * MILLI));
+    let client = stage.dial(tcp());
+    stage.pass(50 * MILLI);
+    write_all(&client, "hello");
+    stage.hub.commit(&[Change::RemoveRoute { endpoint: Endpoint::Tcp(tcp()) }]).unwrap();
+    let instance = stage.accept();
+    stage.pass(100 * MILLI);
+    assert_eq!(read(&instance), "hello");
+}
+
+/// Goal: what a TCP client sends before its instance is connected arrives, however much it is.
+#[test]
+fn much_may_be_sent_before_an_instance_is_connected() {
+    const LEN: usize = 250_000;
+    let mut stage = Stage::new(Weather::calm());
+    let client = stage.dial(tcp());
+    // The client is up after 100 µs; what tells the router of its own connection takes long.
+    stage.pass(Duration::from_micros(99));
+    stage.world.set_weather(slow(50 * MILLI));
+    stage.pass(Duration::from_micros(2));
+    stage.world.set_weather(Weather::calm());
+    assert_eq!(client.write(&vec![b'x'; LEN]), Ok(LEN));
+    let instance = stage.accept();
+    let (end, mut got) = (after(stage.world.now(), 5 * SECOND), 0);
+    stage.pass_until(end, &mut || {
+        got += read(&instance).len();
+        got == LEN
+    });
+    assert_eq!(got, LEN);
+}
+
+/// Goal: once a byte of a response has come, the request is not sent again.
+#[test]
+fn a_response_that_has_begun_is_not_asked_for_again() {
+    for begun in ["HTTP/1.1 20", "HTTP/1.1 103 Early Hints\r\n\r\n"] {
+        let mut stage = Stage::new(Weather::calm());
+        let client = stage.dial(http());
+        stage.pass(MILLI);
+        write_all(&client, "GET /1 HTTP/1.1\r\nHost: a.test\r\n\r\n");
+        let instance = stage.accept();
+        stage.pass(MILLI);
+        write_all(&instance, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        stage.pass(MILLI);
+        assert!(read(&client).contains("200 OK"));
+        write_all(&client, "GET /2 HTTP/1.1\r\nHost: a.test\r\n\r\n");
+        stage.pass(MILLI);
+        assert!(read(&instance).contains("GET /2 "));
+        write_all(&instance, begun);
+        instance.fin();
+        stage.pass(SECOND);
+        assert!(stage.door.accept().is_none(), "asked again after {begun:?}");
+        assert!(read(&client).contains("502 Bad Gateway"));
+    }
+}
+
+/// Goal: a client that asks much and reads nothing is cut, wherever its answers got stuck.
+#[test]
+fn a_client_that_never_reads_is_cut() {
+    for answer_len in [500, 60_000] {
+        let mut stage = Stage::new(Weather { socket_bytes: 16 * 1024, ..Weather::calm() });
+        let client = stage.dial(http());
+        stage.pass(MILLI);
+        write_all(&client, &"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n".repeat(400));
+        let instance = stage.accept();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {answer_len}\r\n\r\n");
+        let answer = head + &"x".repeat(answer_len);
+        let (end, mut out) = (after(stage.world.now(), 20 * SECOND), Vec::new());
+        stage.pass_until(end, &mut || {
+            let asked = read(&instance).matches("GET / ").count();
+            out.extend_from_slice(answer.repeat(asked).as_bytes());
+            if let Ok(count) = instance.write(&out) {
+                out.drain(..count);
+            }
+            false
+        });
+        let open = stage.hub.cores()[0].stats.open_http.read();
+        assert_eq!((open, stage.in_flight()), (0, 0), "answers of {answer_len} bytes");
+        drop(client);
+    }
+}
+
+/// Goal: an upload to an instance that does not read ends within its time-outs, with an answer.
+#[test]
+fn an_upload_to_a_deaf_instance_ends() {
+    let mut stage = Stage::new(Weather { socket_bytes: 16 * 1024, ..Weather::calm() });
+    let client = stage.dial(http());
+    stage.pass(MILLI);
+    let head = "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n";
+    write_all(&client, head);
+    let instance = stage.accept();
+    let mut out = format!("2000\r\n{}\r\n", "x".repeat(0x2000)).repeat(100).into_bytes();
+    let (end, mut heard) = (after(stage.world.now(), 6 * SECOND), String::new());
+    stage.pass_until(end, &mut || {
+        if let Ok(count) = client.write(&out) {
+            out.drain(..count);
+        }
+        heard += &read(&client);
+        false
+    });
+    assert!(heard.starts_with("HTTP/1.1 504 "), "{heard:?}");
+    assert_eq!(stage.in_flight(), 0);
+    drop(instance);
+}
+
+/// Goal: a client that connected before a drain may still ask, and its request is forwarded as any other.
+#[test]
+fn the_first_request_during_a_drain_is_served() {
+    let mut stage = Stage::new(Weather::calm());
+    let client = stage.dial(http());
+    stage.pass(MILLI);
+    stage.hub.set_phase(Phase::Draining);
+    stage.pass(MILLI);
+    write_all(&client, "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    let instance = stage.accept();
+    stage.pass(MILLI);
+    let asked = read(&instance);
+    assert!(asked.contains("\r\nX-Forwarded-Port: 80\r\n"), "{asked}");
+    write_all(&instance, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    let end = after(stage.world.now(), SECOND);
+    while stage.core.turn().unwrap() {
+        assert!(stage.world.now() < end, "the drain never ends");
+        stage.world.step_until(end);
+    }
+    while stage.world.step_until(end) {}
+    assert!(read(&client).contains("Connection: close"));
+}
+
+/// Goal: a pipelined request whose client has closed before its body was whole ends at once.
+#[test]
+fn half_a_pipelined_body_ends_with_its_client() {
+    let lag = Weather { pause_lag_max: 500 * MILLI, ..Weather::calm() };
+    let mut stage = Stage::new(lag);
+    let client = stage.dial(http());
+    stage.pass(MILLI);
+    write_all(
+        &client,
+        "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n\
+         POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 9\r\n\r\nhalf",
+    );
+    client.fin();
+    let instance = stage.accept();
+    write_all(&instance, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    stage.pass(SECOND);
+    assert_eq!(stage.in_flight(), 0);
+}
