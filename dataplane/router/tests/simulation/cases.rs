@@ -42,9 +42,9 @@ impl Stage {
     fn new(weather: Weather) -> Self {
         let world = World::new(7);
         world.set_weather(weather);
-        let door = world.listen(SocketAddr::from(([10, 1, 0, 1], 8080))).unwrap();
+        let door = world.listen(SocketAddr::from(([10, 1, 0, 1], 8080))).expect("a door");
         let settings = Settings { timeouts: TIMEOUTS, ..Settings::default() };
-        let hub = Hub::new(1, settings).unwrap();
+        let hub = Hub::new(1, settings).expect("a hub");
         let put = |endpoint: Endpoint| Change::PutTarget {
             endpoint,
             https_only: false,
@@ -56,8 +56,8 @@ impl Stage {
             client_acl: ClientAcl::default(),
             instances: vec![door.addr()],
         };
-        let http_route = put("http://a.test".parse().unwrap());
-        hub.commit(&[job, http_route, put(Endpoint::Tcp(tcp()))]).unwrap();
+        let http_route = put("http://a.test".parse().expect("an endpoint"));
+        hub.commit(&[job, http_route, put(Endpoint::Tcp(tcp()))]).expect("a table");
         let config = CoreConfig {
             hub: Arc::clone(&hub),
             index: 0,
@@ -67,7 +67,8 @@ impl Stage {
             wall_zero_us: 0,
             log: None,
         };
-        let core = Core::new(world.engine(&EngineOptions::default()), config).unwrap();
+        let engine = world.engine(&EngineOptions::default());
+        let core = Core::new(engine, config).expect("a core");
         Self { world, hub, core, door }
     }
 
@@ -84,7 +85,7 @@ impl Stage {
     /// Let the core live until `done`, which also plays the actors; at most until `end`.
     fn pass_until(&mut self, end: Now, done: &mut dyn FnMut() -> bool) {
         loop {
-            assert!(self.core.turn().unwrap());
+            assert!(turn(&mut self.core), "the core ended");
             if done() || self.world.now() >= end {
                 return;
             }
@@ -97,16 +98,20 @@ impl Stage {
         let (end, mut accepted) = (after(self.world.now(), Duration::from_secs(1)), None);
         let Self { world, core, door, .. } = self;
         while accepted.is_none() {
-            assert!(core.turn().unwrap() && world.now() < end, "nobody comes");
+            assert!(turn(core) && world.now() < end, "nobody comes");
             world.step_until(after(world.now(), Duration::from_millis(1)));
             accepted = door.accept();
         }
-        accepted.unwrap().0
+        accepted.expect("just awaited").0
     }
 
     fn in_flight(&self) -> u64 {
         self.hub.cores()[0].stats.in_flight.read()
     }
+}
+
+fn turn(core: &mut Core<SimEngine>) -> bool {
+    core.turn().expect("the simulated engine never fails")
 }
 
 fn write_all(socket: &Socket, text: &str) {
@@ -117,7 +122,7 @@ fn write_all(socket: &Socket, text: &str) {
 fn read(socket: &Socket) -> String {
     let mut text = String::new();
     while let Found::Bytes(bytes) = socket.read(16 * 1024) {
-        text.push_str(std::str::from_utf8(&bytes).unwrap());
+        text.push_str(std::str::from_utf8(&bytes).expect("text"));
     }
     text
 }
@@ -251,7 +256,7 @@ fn the_first_request_during_a_drain_is_served() {
     assert!(asked.contains("\r\nX-Forwarded-Port: 80\r\n"), "{asked}");
     write_all(&instance, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
     let end = after(stage.world.now(), SECOND);
-    while stage.core.turn().unwrap() {
+    while turn(&mut stage.core) {
         assert!(stage.world.now() < end, "the drain never ends");
         stage.world.step_until(end);
     }

@@ -14,6 +14,9 @@ use super::ledger::{Answer, Ledger};
 use super::pipe::{Inbox, Outbox, Pace, StreamIn, StreamOut, after};
 use super::wire::{Framing, Head, Part, Reader};
 
+/// So long a client waits for 100 Continue.
+const CONTINUE_TIME: Duration = Duration::from_millis(500);
+
 /// One step of a script.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
@@ -376,7 +379,7 @@ impl Client {
         match self.steps.front() {
             Some(Step::AwaitAnswers) => self.open.is_empty() && self.answering.is_none(),
             Some(Step::AwaitContinue) => {
-                let until = *self.await_until.get_or_insert(after(now, Duration::from_millis(500)));
+                let until = *self.await_until.get_or_insert_with(|| after(now, CONTINUE_TIME));
                 let answered = self.open.is_empty();
                 let done = self.continued || answered || now >= until;
                 if done {

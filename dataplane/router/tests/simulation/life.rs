@@ -351,6 +351,9 @@ impl Life {
         self.world.set_weather(Weather::calm());
         self.wishes.settle();
         self.commit();
+        if self.drain_at.is_some() {
+            self.hub.set_phase(Phase::Draining);
+        }
         for origin in &mut self.origins {
             origin.mood = Mood::Good;
             origin.open();
