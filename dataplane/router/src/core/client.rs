@@ -63,6 +63,7 @@ impl<E: Engine> Core<E> {
             stage,
             paused: false,
             eof: false,
+            taking_up: false,
             write_timed: false,
             served: 0,
             lingered: 0,
@@ -504,9 +505,9 @@ impl<E: Engine> Core<E> {
         client.stage = Stage::Head;
         if client.backlog.is_empty() && !client.paused && !client.eof {
             self.set_deadline(conn, idle);
-            return;
+        } else if !client.taking_up {
+            self.client_next(conn);
         }
-        self.client_next(conn);
     }
 
     /// Take up what was stashed, oldest first, until an exchange runs or nothing is left.
@@ -520,9 +521,11 @@ impl<E: Engine> Core<E> {
             let Some(client) = self.conns.client(conn) else { return };
             let mut stashed = std::mem::take(&mut client.backlog).into_iter();
             let Some(first) = stashed.next() else { break };
+            client.taking_up = true;
             self.client_plain(conn, first);
             // What the first chunk left over was stashed again: it comes before the others.
             if let Some(client) = self.conns.client(conn) {
+                client.taking_up = false;
                 client.backlog.extend(stashed);
             }
         }

@@ -49,6 +49,8 @@ pub(crate) struct Client {
     pub paused: bool,
     /// The client has sent FIN.
     pub eof: bool,
+    /// What was stashed is being taken up: whoever ends an exchange meanwhile leaves the rest to that loop.
+    pub taking_up: bool,
     /// The deadline in force is for the client to read.
     pub write_timed: bool,
     /// Requests begun on this connection.
@@ -178,29 +180,30 @@ impl std::fmt::Write for IpText {
     }
 }
 
+/// Entries that are made at a time. A table that grew by copying itself would leave holes as big as it was.
+const BLOCK: usize = 256;
+
 /// The table. See the module head.
 #[derive(Default)]
 pub(crate) struct Conns {
-    entries: Vec<Conn>,
+    blocks: Vec<Box<[Conn]>>,
     clients: usize,
 }
 
 impl Conns {
     /// Note what a connection is from now on; gives what it was.
     pub(crate) fn put(&mut self, id: ConnId, kind: Kind) -> Kind {
-        let slot = id.slot as usize;
-        while self.entries.len() <= slot {
-            let free = ConnId {
-                slot: u32::try_from(self.entries.len()).unwrap_or(u32::MAX),
-                generation: 0,
-            };
-            self.entries.push(Conn { id: free, kind: Kind::Free });
+        while self.blocks.len() * BLOCK <= id.slot as usize {
+            let free = || Conn { id: ConnId { slot: 0, generation: 0 }, kind: Kind::Free };
+            self.blocks.push(std::iter::repeat_with(free).take(BLOCK).collect());
         }
-        let entry = &mut self.entries[slot];
+        let slot = id.slot as usize;
+        let entry = &mut self.blocks[slot / BLOCK][slot % BLOCK];
         entry.id = id;
+        let is_client = kind.is_client();
         let old = std::mem::replace(&mut entry.kind, kind);
         self.clients -= usize::from(old.is_client());
-        self.clients += usize::from(self.entries[slot].kind.is_client());
+        self.clients += usize::from(is_client);
         old
     }
 
@@ -212,7 +215,8 @@ impl Conns {
 
     /// The entry of this very connection.
     pub(crate) fn get(&mut self, id: ConnId) -> Option<&mut Kind> {
-        let entry = self.entries.get_mut(id.slot as usize)?;
+        let slot = id.slot as usize;
+        let entry = &mut self.blocks.get_mut(slot / BLOCK)?[slot % BLOCK];
         (entry.id == id && !matches!(entry.kind, Kind::Free)).then_some(&mut entry.kind)
     }
 
@@ -234,7 +238,8 @@ impl Conns {
 
     /// The connection in a slot, if there is one.
     pub(crate) fn in_slot(&self, slot: u32) -> Option<ConnId> {
-        let entry = self.entries.get(slot as usize)?;
+        let slot = slot as usize;
+        let entry = &self.blocks.get(slot / BLOCK)?[slot % BLOCK];
         (!matches!(entry.kind, Kind::Free)).then_some(entry.id)
     }
 
@@ -245,7 +250,7 @@ impl Conns {
 
     /// Every connection, for a drain.
     pub(crate) fn ids(&self) -> Vec<ConnId> {
-        let used = self.entries.iter().filter(|entry| !matches!(entry.kind, Kind::Free));
+        let used = self.blocks.iter().flatten().filter(|entry| !matches!(entry.kind, Kind::Free));
         used.map(|entry| entry.id).collect()
     }
 }

@@ -241,6 +241,31 @@ fn an_upload_to_a_deaf_instance_ends() {
     drop(instance);
 }
 
+/// Goal: all that a half-closed client asked is answered, also what comes after an answer of the router's own.
+#[test]
+fn a_half_closed_client_gets_every_answer() {
+    let mut stage = Stage::new(Weather { pause_lag_max: 500 * MILLI, ..Weather::calm() });
+    let client = stage.dial(http());
+    stage.pass(MILLI);
+    write_all(&client, "GET /1 HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    let instance = stage.accept();
+    write_all(
+        &client,
+        "GET /2 HTTP/1.1\r\nHost: b.test\r\n\r\nGET /3 HTTP/1.1\r\nHost: a.test\r\n\r\n",
+    );
+    client.fin();
+    stage.pass(MILLI);
+    let mut heard = String::new();
+    for path in ["/1", "/3"] {
+        assert!(read(&instance).contains(path), "{heard}");
+        write_all(&instance, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        stage.pass(MILLI);
+        heard += &read(&client);
+    }
+    assert_eq!(heard.matches("HTTP/1.1 200").count(), 2, "{heard}");
+    assert_eq!(heard.matches("HTTP/1.1 404").count(), 1, "{heard}");
+}
+
 /// Goal: a client that connected before a drain may still ask, and its request is forwarded as any other.
 #[test]
 fn the_first_request_during_a_drain_is_served() {
