@@ -20,8 +20,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("tests", &[]),
 ];
 
-/// The only crate of the data plane with `unsafe`.
-const UNSAFE_CRATES: &[&str] = &["dataplane/engine"];
+/// Where `unsafe` may be: one crate of the data plane; outside it, an allocator that counts in a test, and two
+/// programs of the bench that speak to io_uring directly, because they are what the engine is measured against.
+const UNSAFE_PLACES: &[&str] = &[
+    "dataplane/engine",
+    "dataplane/router/tests/no_allocation.rs",
+    "bench/src/load/ring.rs",
+    "bench/src/bin/blind_relay/ring.rs",
+];
 
 /// Files that may be longer, each with its reason. A shrinking list.
 const LONG_FILES: &[(&str, &str)] = &[];
@@ -80,11 +86,11 @@ fn arrows_run_downwards() {
     }
 }
 
-/// Goal: `unsafe` lives in one crate, and every block there says why it is sound.
+/// Goal: `unsafe` lives where it is said, and nowhere else.
 #[test]
-fn unsafe_lives_in_one_crate() {
+fn unsafe_lives_where_it_is_said() {
     for file in sources() {
-        let allowed = UNSAFE_CRATES.iter().any(|folder| file.name.starts_with(folder));
+        let allowed = UNSAFE_PLACES.iter().any(|place| file.name.starts_with(place));
         let permits = file.text.contains(concat!("allow(", "unsafe_code)"))
             || file.text.contains(concat!("expect(", "unsafe_code"));
         assert!(allowed || !permits, "{} lets unsafe in", file.name);
