@@ -468,6 +468,10 @@ impl Engine for EpollEngine {
         self.begin_transfer(from, to, limit);
     }
 
+    fn has_unread(&self, conn: ConnId) -> bool {
+        self.conns.get(conn).is_some_and(|conn| sys::has_unread(conn.raw()))
+    }
+
     fn splice_waits_for_target(&self, from: ConnId) -> bool {
         let transfer = self.conns.get(from).and_then(|conn| conn.transfer_out);
         transfer.is_some_and(|id| self.transfers.holds_bytes(id))

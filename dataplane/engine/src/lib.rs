@@ -247,6 +247,10 @@ pub trait Engine {
     /// source, and when there is none. So that a time-out knows whose fault it is.
     fn splice_waits_for_target(&self, from: ConnId) -> bool;
 
+    /// Whether the socket holds something that was not received yet: bytes or FIN. One system call; for the moment
+    /// after a splice, when nobody has looked at what follows.
+    fn has_unread(&self, conn: ConnId) -> bool;
+
     /// Close when all that is queued has left; no event for this connection comes after the call.
     /// A connection that cannot take its bytes is the core's to `abort` after a time-out: until then
     /// `lingering` counts it, and `abort` works on it.

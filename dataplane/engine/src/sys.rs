@@ -254,6 +254,15 @@ pub(crate) fn shutdown_write(fd: RawFd) {
     unsafe { libc::shutdown(fd, libc::SHUT_WR) };
 }
 
+/// Whether bytes, FIN or an error wait to be received.
+pub(crate) fn has_unread(fd: RawFd) -> bool {
+    let mut byte = 0_u8;
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    // SAFETY: the one byte is ours for the length of the call.
+    let count = unsafe { libc::recv(fd, (&raw mut byte).cast(), 1, flags) };
+    count >= 0 || io::Error::last_os_error().kind() != io::ErrorKind::WouldBlock
+}
+
 /// End both directions of a connection whose sending failed: what was received before stays readable.
 pub(crate) fn shutdown_both(fd: RawFd) {
     // SAFETY: no pointers.

@@ -493,6 +493,11 @@ impl Engine for SimEngine {
         }
     }
 
+    fn has_unread(&self, conn: ConnId) -> bool {
+        let end = self.conns.get(conn).and_then(|conn| conn.end);
+        end.is_some_and(|end| self.net.borrow().has_unread(end))
+    }
+
     fn splice_waits_for_target(&self, from: ConnId) -> bool {
         let transfer = self.conns.get(from).and_then(|conn| conn.transfer_out.as_ref());
         transfer.is_some_and(|transfer| !transfer.pipe.is_empty())

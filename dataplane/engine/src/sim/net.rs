@@ -371,6 +371,12 @@ impl Net {
         Ok(count)
     }
 
+    /// Whether `read` would give something else than `Nothing`.
+    pub(super) fn has_unread(&self, id: ConnId) -> bool {
+        let Some(end) = self.end(id) else { return true };
+        !end.inbox.is_empty() || end.fin_arrived || end.reset || matches!(end.outcome, Some(Err(_)))
+    }
+
     pub(super) fn read(&mut self, id: ConnId, into: &mut [u8]) -> Read {
         let short = self.rng.permille(self.weather.short_reads);
         let Some(end) = self.end(id) else { return Read::Broken(Errno(libc::EBADF)) };

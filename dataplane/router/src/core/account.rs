@@ -45,7 +45,7 @@ impl<E: Engine> Core<E> {
             Kind::Relay(RelayEnd { is_tcp: true, .. }) => stats.open_tcp.dec(),
             Kind::Relay(RelayEnd { tls: Some(_), .. }) => stats.open_https.dec(),
             Kind::Relay(_) => stats.open_http.dec(),
-            Kind::Free | Kind::Closing => {}
+            Kind::Free | Kind::Closing { .. } => {}
         }
     }
 

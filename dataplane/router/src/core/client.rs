@@ -18,17 +18,14 @@ use super::answer::room_for;
 use super::conn::{BodyIn, Client, IpText, Kind, Partial, Stage};
 use super::exchange::Splice;
 use super::failure::Failure;
-use super::phase::Event as Happened;
+use super::parting::LINGER_MS;
 use super::slab::Id;
 use super::{BACKLOG_HIGH_BYTES, BACKLOG_LOW_BYTES, Core, DoorKind, SPLICE_MIN_BYTES};
-use crate::hub::Phase as Life;
 use crate::tls::TlsSession;
 
-/// Bytes of an unwanted request body that are read and dropped before the connection is cut.
-const LINGER_BYTES_MAX: u32 = 1 << 20;
-
-/// Time that an answered client has to stop sending and to close, in milliseconds.
-const LINGER_MS: u32 = 2_000;
+/// Bytes of an unwanted request body that are read and dropped before the connection is cut. The time-out of
+/// lingering is the real bound; this one keeps a very fast sender from filling it.
+const LINGER_BYTES_MAX: u32 = 1 << 28;
 
 impl<E: Engine> Core<E> {
     // === events of the engine ===
@@ -135,6 +132,7 @@ impl<E: Engine> Core<E> {
                 let wait = self.settings.timeouts.body_silence;
                 match client.stage {
                     Stage::Head => {}
+                    Stage::Lingering => self.deadlines.set(conn.slot, self.engine.now(), LINGER_MS),
                     // It has taken its answers and owes the rest of its next request.
                     Stage::Body if !client.paused => self.set_deadline(conn, wait),
                     _ => self.deadlines.clear(conn.slot),
@@ -150,7 +148,9 @@ impl<E: Engine> Core<E> {
         let Some(client) = self.conns.client(conn) else { return };
         if let Some(id) = client.exchange {
             self.reply_drained(id, left);
-        } else if client.stage == Stage::Head && (client.paused || !client.backlog.is_empty()) {
+        } else if client.stage == Stage::Head
+            && (client.paused || client.eof || !client.backlog.is_empty())
+        {
             self.client_next(conn);
         }
     }
@@ -168,6 +168,9 @@ impl<E: Engine> Core<E> {
         let Some(client) = self.conns.client(conn) else { return };
         let handshaking = client.tls.as_ref().is_some_and(|tls| tls.handshaking());
         if client.write_timed {
+            if client.exchange.is_none() {
+                return self.abort(conn);
+            }
             return self.client_lost(conn, Failure::ClientSlow);
         }
         match client.stage {
@@ -179,7 +182,8 @@ impl<E: Engine> Core<E> {
             Stage::Head => self.client_goodbye(conn),
             Stage::Body if self.engine.splice_waits_for_target(conn) => self.upstream_stuck(conn),
             Stage::Body => self.client_lost(conn, Failure::BodySlow),
-            Stage::Lingering => self.abort(conn),
+            // What the kernel still holds of the answer goes on leaving after a close; nothing is unread here.
+            Stage::Lingering => self.close(conn),
             Stage::Waiting | Stage::Raw => {}
         }
     }
@@ -187,7 +191,7 @@ impl<E: Engine> Core<E> {
     // === the request ===
 
     /// Bytes of HTTP, after TLS.
-    fn client_plain(&mut self, conn: ConnId, mut chunk: Chunk) {
+    pub(super) fn client_plain(&mut self, conn: ConnId, mut chunk: Chunk) {
         while !chunk.is_empty() {
             let Some(client) = self.conns.client(conn) else {
                 // An upgrade in this very chunk made a relay of it: the rest is the tunnel's.
@@ -211,7 +215,7 @@ impl<E: Engine> Core<E> {
 
     /// Whether a client that asks has to read first. From the low mark on its time to do so is counted, and goes on
     /// while further requests are served: one who never reads must not hold pages for as long as he asks.
-    fn client_is_full(&mut self, conn: ConnId) -> bool {
+    pub(super) fn client_is_full(&mut self, conn: ConnId) -> bool {
         let queued = self.engine.backlog(conn);
         if queued > BACKLOG_LOW_BYTES
             && self.conns.client(conn).is_some_and(|client| !client.write_timed)
@@ -464,135 +468,5 @@ impl<E: Engine> Core<E> {
                 self.set_deadline(conn, wait);
             }
         }
-    }
-
-    // === the end of a response, and of the connection ===
-
-    /// Bytes of a response, through TLS if the door has it.
-    pub(super) fn client_send(&mut self, conn: ConnId, chunk: Chunk) {
-        let Self { conns, engine, tls_send, .. } = self;
-        let tls = match conns.get(conn) {
-            Some(Kind::Client(client)) => client.tls.as_mut(),
-            Some(Kind::Relay(end)) => end.tls.as_mut(),
-            _ => return,
-        };
-        let Some(tls) = tls else { return engine.send(conn, chunk) };
-        // An error here means that the session is over; the socket tells the same in a moment.
-        drop(tls.encrypt(&chunk, engine.pages(), tls_send));
-        for chunk in tls_send.drain(..) {
-            engine.send(conn, chunk);
-        }
-    }
-
-    /// The exchange is over and the response is with the engine: go on with the next request, or end.
-    pub(super) fn client_replied(&mut self, conn: ConnId, keep: bool) {
-        let idle = self.settings.timeouts.client_idle;
-        let draining = self.life != Life::Serving;
-        let Some(client) = self.conns.client(conn) else { return };
-        client.exchange = None;
-        let whole = client.stage == Stage::Waiting;
-        client.body = BodyIn::None;
-        if !whole || !keep || draining {
-            // Unread bytes would turn the close into a reset and could cost the client its response.
-            let unread = !whole || !client.backlog.is_empty();
-            client.backlog.clear();
-            return if unread && !client.eof {
-                self.linger(conn)
-            } else {
-                self.client_goodbye(conn)
-            };
-        }
-        client.stage = Stage::Head;
-        if client.backlog.is_empty() && !client.paused && !client.eof {
-            self.set_deadline(conn, idle);
-        } else if !client.taking_up {
-            self.client_next(conn);
-        }
-    }
-
-    /// Take up what was stashed, oldest first, until an exchange runs or nothing is left.
-    fn client_next(&mut self, conn: ConnId) {
-        loop {
-            let Some(client) = self.conns.client(conn) else { return };
-            let (stage, busy) = (client.stage, client.exchange.is_some());
-            if busy && stage != Stage::Body || stage == Stage::Head && self.client_is_full(conn) {
-                return;
-            }
-            let Some(client) = self.conns.client(conn) else { return };
-            let mut stashed = std::mem::take(&mut client.backlog).into_iter();
-            let Some(first) = stashed.next() else { break };
-            client.taking_up = true;
-            self.client_plain(conn, first);
-            // What the first chunk left over was stashed again: it comes before the others.
-            if let Some(client) = self.conns.client(conn) {
-                client.taking_up = false;
-                client.backlog.extend(stashed);
-            }
-        }
-        let idle = self.settings.timeouts.client_idle;
-        let Some(client) = self.conns.client(conn) else { return };
-        match client.stage {
-            Stage::Head if client.eof => return self.client_goodbye(conn),
-            // As when the end comes by itself: half a body is a request that never was.
-            Stage::Body if client.eof => return self.client_lost(conn, Failure::ClientGone),
-            _ => {}
-        }
-        let idling = client.stage == Stage::Head && client.partial.is_none();
-        if client.paused {
-            client.paused = false;
-            self.engine.resume(conn);
-        }
-        if idling {
-            self.set_deadline(conn, idle);
-        }
-    }
-
-    /// Close politely: TLS says goodbye, what is queued leaves.
-    pub(super) fn client_goodbye(&mut self, conn: ConnId) {
-        self.client_close_notify(conn);
-        self.close(conn);
-    }
-
-    fn client_close_notify(&mut self, conn: ConnId) {
-        let Self { conns, engine, tls_send, .. } = self;
-        let Some(tls) = conns.client(conn).and_then(|client| client.tls.as_mut()) else { return };
-        // A session that cannot say goodbye is closed without.
-        drop(tls.close_notify(engine.pages(), tls_send));
-        for chunk in tls_send.drain(..) {
-            engine.send(conn, chunk);
-        }
-    }
-
-    /// Send FIN, then read and drop for a while: the answer must not be lost to a reset.
-    pub(super) fn linger(&mut self, conn: ConnId) {
-        self.client_close_notify(conn);
-        let Some(client) = self.conns.client(conn) else { return };
-        client.stage = Stage::Lingering;
-        client.exchange = None;
-        client.partial = None;
-        client.body = BodyIn::None;
-        client.backlog.clear();
-        client.write_timed = false;
-        if std::mem::take(&mut client.paused) {
-            self.engine.resume(conn);
-        }
-        self.engine.shutdown_write(conn);
-        self.deadlines.set(conn.slot, self.engine.now(), LINGER_MS);
-    }
-
-    /// The client is gone, too slow or wrong: end its exchange, if any, and the connection.
-    pub(super) fn client_lost(&mut self, conn: ConnId, failure: Failure) {
-        let Some(client) = self.conns.client(conn) else { return };
-        match client.exchange {
-            Some(id) => self.feed(id, Happened::ClientLost(failure)),
-            None => self.close(conn),
-        }
-    }
-
-    /// Answer a request of which no exchange came to be, and end the connection: what follows cannot be trusted.
-    pub(super) fn refuse(&mut self, conn: ConnId, failure: Failure) {
-        self.answer(conn, failure, false, false);
-        self.count_refused(conn, failure);
-        self.linger(conn);
     }
 }

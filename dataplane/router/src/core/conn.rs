@@ -31,8 +31,11 @@ pub(crate) enum Kind {
     Upstream(Upstream),
     /// One end of a tunnel or of a TCP session.
     Relay(RelayEnd),
-    /// Handed to the engine to send what is left; the deadline ends it by force.
-    Closing,
+    /// Handed to the engine to send what is left. When nothing of it left within the time-out, it is cut.
+    Closing {
+        /// Bytes that were queued when the time-out was set.
+        left: usize,
+    },
 }
 
 /// A client connection.
@@ -286,8 +289,8 @@ mod tests {
         let mut conns = Conns::default();
         let old = ConnId { slot: 2, generation: 0 };
         let new = ConnId { slot: 2, generation: 1 };
-        conns.put(old, Kind::Closing);
-        conns.put(new, Kind::Closing);
+        conns.put(old, Kind::Closing { left: 1 });
+        conns.put(new, Kind::Closing { left: 1 });
         assert!(conns.get(old).is_none());
         assert!(conns.take(old).is_none());
         assert!(conns.take(new).is_some());

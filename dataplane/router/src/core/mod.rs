@@ -20,6 +20,7 @@ pub mod failure;
 mod flow;
 mod health;
 mod origins;
+mod parting;
 mod phase;
 mod refresh;
 mod relay;
@@ -65,9 +66,6 @@ const EXCHANGES_MAX: usize = 1 << 20;
 
 /// Tunnels and TCP sessions of one core at a time.
 const RELAYS_MAX: usize = 1 << 20;
-
-/// Time for what is queued on a closed connection to leave, in milliseconds.
-const CLOSE_LINGER_MS: u32 = 10_000;
 
 /// A small generator (xorshift64*) for choices that need no secrecy. Seeded, so that a seed replays a run.
 pub(crate) struct Rng(u64);
@@ -287,10 +285,7 @@ impl<E: Engine> Core<E> {
                 Some(Kind::Client(_)) => self.client_deadline(conn),
                 Some(Kind::Upstream(_)) => self.upstream_deadline(conn),
                 Some(Kind::Relay(_)) => self.relay_deadline(conn),
-                Some(Kind::Closing) => {
-                    self.conns.take(conn);
-                    self.engine.abort(conn);
-                }
+                Some(Kind::Closing { .. }) => self.closing_deadline(conn),
                 _ => {}
             }
         }
@@ -311,11 +306,29 @@ impl<E: Engine> Core<E> {
     /// Forget a connection and close it when what is queued has left.
     fn close(&mut self, conn: ConnId) {
         self.forget(conn);
-        if self.engine.backlog(conn) > 0 {
-            self.conns.put(conn, Kind::Closing);
-            self.deadlines.set(conn.slot, self.engine.now(), CLOSE_LINGER_MS);
+        let left = self.engine.backlog(conn);
+        if left > 0 {
+            self.conns.put(conn, Kind::Closing { left });
+            let wait = self.settings.timeouts.body_silence;
+            self.set_deadline(conn, wait);
         }
         self.engine.close(conn);
+    }
+
+    /// A connection whose last bytes leave slowly lives as long as some of them left.
+    fn closing_deadline(&mut self, conn: ConnId) {
+        let now_left = self.engine.backlog(conn);
+        match self.conns.get(conn) {
+            Some(Kind::Closing { left }) if now_left > 0 && now_left < *left => {
+                *left = now_left;
+                let wait = self.settings.timeouts.body_silence;
+                self.set_deadline(conn, wait);
+            }
+            _ => {
+                self.conns.take(conn);
+                self.engine.abort(conn);
+            }
+        }
     }
 
     /// Forget a connection and close it at once; its peer sees a reset where the system can do it.
@@ -338,7 +351,7 @@ impl<E: Engine> Core<E> {
     fn end(&mut self) {
         for conn in self.conns.ids() {
             // What is closing has all its bytes with the kernel after a drain: the engine's end closes it politely.
-            let closing = matches!(self.conns.get(conn), Some(Kind::Closing));
+            let closing = matches!(self.conns.get(conn), Some(Kind::Closing { .. }));
             if !closing || self.life == Life::Stopping {
                 self.abort(conn);
             }

@@ -162,7 +162,7 @@ impl<E: Engine> Core<E> {
                     if client.stage == Stage::Head && client.partial.is_none() && client.served > 0
             );
             if idle {
-                closing.push(conn);
+                self.client_goodbye(conn);
             }
         }
         for conn in closing {

@@ -52,11 +52,14 @@ impl<E: Engine> Core<E> {
             SpliceEnd::Eof | SpliceEnd::SourceBroken(_) => {
                 self.client_lost(from, Failure::ClientGone);
             }
+            // The instance takes no more, perhaps because it has answered already: its answer, or its end, is
+            // told when all that it sent has been read.
             SpliceEnd::TargetBroken(_) => {
-                let upstream = self.exchanges.get(id).and_then(|exchange| exchange.upstream);
-                if let Some(upstream) = upstream {
-                    self.upstream_broken(upstream);
+                let wait = self.settings.timeouts.origin_silence;
+                if let Some(upstream) = self.exchanges.get(id).and_then(|one| one.upstream) {
+                    self.set_deadline(upstream, wait);
                 }
+                self.deadlines.clear(from.slot);
             }
         }
     }
@@ -127,8 +130,10 @@ impl<E: Engine> Core<E> {
         let client = exchange.client;
         match end {
             SpliceEnd::Limit => {
+                // What follows must not become the answer to the next request.
+                let more = self.engine.has_unread(from);
                 self.engine.resume(from);
-                self.upstream_body_done(from, &BodyIn::None, false);
+                self.upstream_body_done(from, &BodyIn::None, more);
             }
             SpliceEnd::Eof | SpliceEnd::SourceBroken(_) => self.upstream_broken(from),
             SpliceEnd::TargetBroken(_) => self.client_broken(client),

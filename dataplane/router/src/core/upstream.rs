@@ -8,7 +8,7 @@
 //!
 //! Deliberately absent: the choice of an instance (`flow.rs`), what the client is told on failure (`phase.rs`).
 
-use engine::{Chunk, ConnId, Engine};
+use engine::{Chunk, ConnId, Engine, LARGE_BYTES};
 use http1::{
     Piece, Reply as ReplyHead, RequestFacts, ResponseFraming, ResponseHead, Version, head_end,
     parse_response,
@@ -340,10 +340,12 @@ impl<E: Engine> Core<E> {
                 let count = chunk.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= count as u64;
                 let done = *left == 0;
+                // Of a full page nobody knows whether more was behind it.
+                let more = chunk.len() > count || count == LARGE_BYTES;
                 let piece = chunk.split_to(count);
                 self.reply_body(id, piece);
                 if done {
-                    self.upstream_body_done(conn, &BodyIn::None, !chunk.is_empty());
+                    self.upstream_body_done(conn, &BodyIn::None, more);
                 }
                 Some(chunk)
             }
