@@ -141,6 +141,8 @@ pub struct Core<E: Engine> {
     wall_zero_us: u64,
     tls_out: TlsOutput,
     tls_send: Vec<engine::Chunk>,
+    /// The bytes in hand filled their page: more may be behind them that nobody has seen.
+    full_page: bool,
     life: Life,
 }
 
@@ -183,6 +185,7 @@ impl<E: Engine> Core<E> {
             wall_zero_us,
             tls_out: TlsOutput::default(),
             tls_send: Vec::new(),
+            full_page: false,
             life: Life::Serving,
         };
         core.adopt_settings();

@@ -57,6 +57,7 @@ impl<E: Engine> Core<E> {
     }
 
     pub(super) fn upstream_data(&mut self, conn: ConnId, mut chunk: Chunk) {
+        self.full_page = chunk.len() == LARGE_BYTES;
         while !chunk.is_empty() {
             let Some(upstream) = self.conns.upstream(conn) else {
                 // A 101 in this very chunk made a relay of it: the rest is the tunnel's.
@@ -73,6 +74,7 @@ impl<E: Engine> Core<E> {
                 None => break,
             }
         }
+        self.full_page = false;
         if let Some(id) = self.conns.upstream(conn).and_then(|upstream| upstream.exchange) {
             self.reply_flush(id);
             self.upstream_watch(conn, id);
@@ -340,8 +342,7 @@ impl<E: Engine> Core<E> {
                 let count = chunk.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= count as u64;
                 let done = *left == 0;
-                // Of a full page nobody knows whether more was behind it.
-                let more = chunk.len() > count || count == LARGE_BYTES;
+                let more = chunk.len() > count;
                 let piece = chunk.split_to(count);
                 self.reply_body(id, piece);
                 if done {
@@ -394,7 +395,7 @@ impl<E: Engine> Core<E> {
         {
             self.engine.resume(conn);
         }
-        if (until_close || more)
+        if (until_close || more || self.full_page)
             && let Some(exchange) = self.exchanges.get_mut(id)
         {
             exchange.reply.reusable = false;

@@ -307,3 +307,72 @@ fn half_a_pipelined_body_ends_with_its_client() {
     stage.pass(SECOND);
     assert_eq!(stage.in_flight(), 0);
 }
+
+/// Goal: what an instance sends behind a spliced response, or behind one that fills its page, answers nobody.
+#[test]
+fn bytes_behind_a_long_response_are_nobodys() {
+    const EVIL: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
+    let head = |len: usize| format!("HTTP/1.1 200 OK\r\nContent-Length: {len}\r\n\r\n");
+    let page = engine::LARGE_BYTES - head(engine::LARGE_BYTES).len();
+    for len in [page, 70_000, 300_000] {
+        // A reader that is slower than its instance: all that was sent is there when the body ends.
+        let mut stage = Stage::new(Weather { socket_bytes: 1 << 20, ..Weather::calm() });
+        let client = stage.dial(http());
+        stage.pass(MILLI);
+        // The second request waits already when the first answer ends: nothing comes between the two.
+        write_all(
+            &client,
+            "GET /1 HTTP/1.1\r\nHost: a.test\r\n\r\nGET /2 HTTP/1.1\r\nHost: a.test\r\n\r\n",
+        );
+        let instance = stage.accept();
+        stage.pass(MILLI);
+        assert!(read(&instance).starts_with("GET /1 "));
+        write_all(&instance, &format!("{}{}{EVIL}", head(len), "x".repeat(len)));
+        let (end, mut heard) = (after(stage.world.now(), SECOND), String::new());
+        stage.pass_until(end, &mut || {
+            heard += &read(&client);
+            false
+        });
+        assert_eq!(heard.len(), head(len).len() + len, "the first answer, and nothing else");
+        let other = stage.accept();
+        stage.pass(MILLI);
+        assert!(read(&other).starts_with("GET /2 "), "{len}: asked on a connection of its own");
+        write_all(&other, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood");
+        stage.pass(MILLI);
+        assert!(read(&client).ends_with("good"));
+    }
+}
+
+/// Goal: the last answer of a connection reaches a client that takes it slowly, however long that is.
+#[test]
+fn a_slow_reader_gets_its_last_answer_whole() {
+    // Too short for a splice: all of it waits in the router.
+    const LEN: usize = 60_000;
+    let mut stage = Stage::new(Weather { socket_bytes: 8 * 1024, ..Weather::calm() });
+    let client = stage.dial(http());
+    stage.pass(MILLI);
+    // What follows is never looked at, and makes the end a lingering one.
+    write_all(
+        &client,
+        "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\nGET / HTTP/1.1\r\nHost: a.test\r\n\r\n",
+    );
+    let instance = stage.accept();
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {LEN}\r\n\r\n{}", "x".repeat(LEN));
+    let mut out = answer.into_bytes();
+    let (mut heard, mut ended) = (0, false);
+    // 4 KiB a second: longer than any time-out of the stage, but never silent.
+    for _ in 0..30 {
+        let end = after(stage.world.now(), SECOND);
+        stage.pass_until(end, &mut || {
+            if let Ok(count) = instance.write(&out) {
+                out.drain(..count);
+            }
+            false
+        });
+        match client.read(4 * 1024) {
+            Found::Bytes(bytes) => heard += bytes.len(),
+            found => ended |= matches!(found, Found::Eof),
+        }
+    }
+    assert!(heard > LEN && ended, "{heard} bytes, ended {ended}");
+}
