@@ -16,8 +16,17 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("dataplane/http", &[]),
     ("dataplane/engine", &[]),
     ("dataplane/router", &["route", "http1", "engine"]),
-    ("bench", &["route", "http1", "engine", "router"]),
-    ("tests", &[]),
+    ("dataplane/feed", &["route", "router", "wire", "bus"]),
+    ("control/wire", &["route"]),
+    ("control/bus", &["wire"]),
+    ("control/store", &[]),
+    ("control/conf", &[]),
+    ("control/services", &["route", "wire", "bus", "store"]),
+    ("control/apc", &["route", "wire", "conf"]),
+    ("runtime", &["wire", "bus"]),
+    ("deploy", &["route", "router", "feed", "wire", "bus", "store", "conf", "services", "runtime"]),
+    ("bench", &["route", "http1", "engine", "router", "feed", "wire", "bus", "store", "services", "runtime"]),
+    ("tests", &["wire"]),
 ];
 
 /// Where `unsafe` may be: one crate of the data plane; outside it, an allocator that counts in a test, and two
@@ -73,7 +82,10 @@ fn arrows_run_downwards() {
         let text = fs::read_to_string(root.join(folder).join("Cargo.toml")).unwrap();
         let start = text.find("[dependencies]").unwrap_or(text.len());
         let end = text[start + 1..].find("\n[").map_or(text.len(), |at| start + 1 + at);
-        for name in ["route", "http1", "engine", "router", "bench", "tests"] {
+        for name in [
+            "route", "http1", "engine", "router", "feed", "wire", "bus", "store", "conf", "services", "apc", "runtime",
+            "apcera", "bench", "tests",
+        ] {
             let named = text[start..end].lines().any(|line| {
                 line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['.', ' ', '=']))
             });

@@ -1,0 +1,202 @@
+//! Messages between services: publish, subscribe, queue groups, request with one reply or many.
+//!
+//! One trait, three worlds: in one process, NATS, simulated. Services hold a [`Bus`]: it knows who sends, wraps each
+//! body in an [`Envelope`], and reads the envelopes of others. Delivery is at most once, as on core NATS: whoever must
+//! not miss a message numbers it and asks again.
+//!
+//! Deliberately absent: persistence, and signatures: the envelope has their place, identities come later.
+
+mod clock;
+mod envelope;
+mod world;
+
+pub use clock::Clock;
+pub use envelope::{Delivery, Envelope, MESSAGE_BYTES_MAX, Sender};
+pub use world::{BusError, Incoming, RawMessage, RawSubscription, SUBSCRIPTION_CAPACITY, World};
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A sender on the bus. Cheap to clone.
+#[derive(Clone)]
+pub struct Bus {
+    world: Arc<dyn World>,
+    sender: Arc<Sender>,
+    clock: Clock,
+}
+
+/// When a request with many replies is over.
+#[derive(Clone, Copy, Debug)]
+pub struct Until {
+    /// After so many replies.
+    pub count: usize,
+    /// After this time, with what has come.
+    pub deadline: Duration,
+}
+
+impl Bus {
+    /// A bus on `world`, speaking as `sender`.
+    pub fn new(world: Arc<dyn World>, sender: Sender, clock: Clock) -> Self {
+        Self { world, sender: Arc::new(sender), clock }
+    }
+
+    /// The same world, another speaker.
+    #[must_use]
+    pub fn speaking_as(&self, sender: Sender) -> Self {
+        Self { world: Arc::clone(&self.world), sender: Arc::new(sender), clock: self.clock.clone() }
+    }
+
+    /// The clock of everybody who uses this bus.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Who speaks.
+    pub fn sender(&self) -> &Sender {
+        &self.sender
+    }
+
+    /// Sends to everybody who listens; nobody may.
+    pub async fn publish<T: Serialize + Sync>(
+        &self,
+        subject: &str,
+        body: &T,
+    ) -> Result<(), BusError> {
+        let payload = self.seal(body)?;
+        self.world.publish(subject, payload, None).await
+    }
+
+    /// Listens to `pattern` (`*` = one token, `>` at the end = all that follow), one of `group` if given. The queue holds
+    /// [`SUBSCRIPTION_CAPACITY`] messages; what does not fit is counted and told as [`Incoming::Lost`].
+    pub async fn subscribe(
+        &self,
+        pattern: &str,
+        group: Option<&str>,
+    ) -> Result<Subscription, BusError> {
+        let raw = self.world.subscribe(pattern, group, SUBSCRIPTION_CAPACITY).await?;
+        Ok(Subscription { raw, bus: self.clone() })
+    }
+
+    /// Asks, and takes the first answer. Nobody there is told at once where the world knows it.
+    pub async fn request<T: Serialize + Sync, R: DeserializeOwned>(
+        &self,
+        subject: &str,
+        body: &T,
+        timeout: Duration,
+    ) -> Result<R, BusError> {
+        let payload = self.seal(body)?;
+        let mut replies = self.world.request(subject, payload, 1).await?;
+        match tokio::time::timeout(timeout, replies.next()).await {
+            Ok(Some(Incoming::Message(raw))) => Delivery::open(raw, self)?.decode(),
+            Ok(Some(Incoming::NoResponders)) => {
+                Err(BusError::NoResponders { subject: subject.to_owned() })
+            }
+            Ok(_) => Err(BusError::Closed),
+            Err(_) => Err(BusError::TimedOut { subject: subject.to_owned(), after: timeout }),
+        }
+    }
+
+    /// Asks everybody; the answers as they come, until `until` says that it is over.
+    pub async fn request_many<T: Serialize + Sync>(
+        &self,
+        subject: &str,
+        body: &T,
+        until: Until,
+    ) -> Result<Replies, BusError> {
+        let payload = self.seal(body)?;
+        let raw = self.world.request(subject, payload, until.count).await?;
+        let deadline = tokio::time::Instant::now() + until.deadline;
+        Ok(Replies { raw, bus: self.clone(), left: until.count, deadline })
+    }
+
+    /// All answers of [`Bus::request_many`] at once; an answer that cannot be read is counted in the log and left out.
+    pub async fn gather<T: Serialize + Sync, R: DeserializeOwned>(
+        &self,
+        subject: &str,
+        body: &T,
+        until: Until,
+    ) -> Result<Vec<R>, BusError> {
+        let mut replies = self.request_many(subject, body, until).await?;
+        let mut all = Vec::new();
+        while let Some(reply) = replies.next().await {
+            match reply.decode() {
+                Ok(body) => all.push(body),
+                Err(mistake) => tracing::warn!(subject, %mistake, "an answer was not understood"),
+            }
+        }
+        Ok(all)
+    }
+
+    fn seal<T: Serialize>(&self, body: &T) -> Result<Bytes, BusError> {
+        Envelope::seal(&self.sender, self.clock.unix_ms(), body)
+    }
+}
+
+/// Messages of one subscription, envelopes opened.
+pub struct Subscription {
+    raw: Box<dyn RawSubscription>,
+    bus: Bus,
+}
+
+/// What a subscription yields.
+#[derive(Debug)]
+pub enum Next {
+    /// A message.
+    Message(Delivery),
+    /// So many messages did not fit into the queue (or were dropped with the connection; then 0): ask for the whole.
+    Lost(u64),
+}
+
+impl Subscription {
+    /// The next message; none when the bus is closed for good. Envelopes that cannot be read are dropped and logged.
+    /// Cancel-safe.
+    pub async fn next(&mut self) -> Option<Next> {
+        loop {
+            match self.raw.next().await? {
+                Incoming::Lost(count) => return Some(Next::Lost(count)),
+                Incoming::NoResponders => {}
+                Incoming::Message(raw) => match Delivery::open(raw, &self.bus) {
+                    Ok(delivery) => return Some(Next::Message(delivery)),
+                    Err(mistake) => tracing::warn!(%mistake, "a message was dropped"),
+                },
+            }
+        }
+    }
+}
+
+/// Answers to one question.
+pub struct Replies {
+    raw: Box<dyn RawSubscription>,
+    bus: Bus,
+    left: usize,
+    deadline: tokio::time::Instant,
+}
+
+impl Replies {
+    /// The next answer; none when count or deadline is reached, or nobody is there. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Delivery> {
+        while self.left > 0 {
+            let incoming = tokio::time::timeout_at(self.deadline, self.raw.next()).await.ok()??;
+            match incoming {
+                Incoming::NoResponders => return None,
+                Incoming::Lost(count) => tracing::warn!(count, "answers were lost"),
+                Incoming::Message(raw) => {
+                    self.left -= 1;
+                    match Delivery::open(raw, &self.bus) {
+                        Ok(delivery) => return Some(delivery),
+                        Err(mistake) => tracing::warn!(%mistake, "an answer was dropped"),
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Moves the end, for instance to a short while after the first answer.
+    pub fn end_at(&mut self, deadline: tokio::time::Instant) {
+        self.deadline = deadline;
+    }
+}

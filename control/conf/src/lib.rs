@@ -1,0 +1,1 @@
+//! The dconf syntax, cluster.conf and continuum.conf.

@@ -1,0 +1,1 @@
+//! API server, job manager, health manager, package manager: pure planners and dull loops.

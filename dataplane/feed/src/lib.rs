@@ -1,0 +1,1 @@
+//! The cluster feed of the router: job records joined with announcements, confirmed drain, acknowledged commits.

@@ -1,0 +1,2 @@
+//! apcera.
+fn main() {}

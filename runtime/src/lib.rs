@@ -1,0 +1,1 @@
+//! The instance manager: bids, instances, drivers, logs, announcements, package cache.
