@@ -193,6 +193,9 @@ pub struct JobView {
     pub ended: Vec<Ended>,
     /// Fails again and again.
     pub flapping: bool,
+    /// Since when, milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flapping_since_ms: Option<u64>,
 }
 
 /// Ends in one [`JobView`].
