@@ -1,1 +1,3 @@
 //! API server, job manager, health manager, package manager: pure planners and dull loops.
+
+pub mod jobs;
