@@ -8,10 +8,15 @@
 
 mod clock;
 mod envelope;
+pub mod local;
+#[allow(dead_code)] // Until the NATS world is here.
+mod queue;
+mod subject;
 mod world;
 
 pub use clock::Clock;
 pub use envelope::{Delivery, Envelope, MESSAGE_BYTES_MAX, Sender};
+pub use subject::{SUBJECT_BYTES_MAX, SUBJECT_TOKENS_MAX};
 pub use world::{BusError, Incoming, RawMessage, RawSubscription, SUBSCRIPTION_CAPACITY, World};
 
 use bytes::Bytes;
