@@ -23,7 +23,9 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use uuid::Uuid;
 
 /// A sender on the bus. Cheap to clone.
 #[derive(Clone)]
@@ -31,6 +33,25 @@ pub struct Bus {
     world: Arc<dyn World>,
     sender: Arc<Sender>,
     clock: Clock,
+    marks: Arc<Marks>,
+}
+
+/// What all clones of one bus share.
+struct Marks {
+    /// The first id; those that follow count up from it.
+    first_id: u128,
+    ids: AtomicU64,
+    unreadable: AtomicU64,
+}
+
+impl Marks {
+    /// Version and variant of a random id stay, its low 62 bits count: unique, without asking the system each time.
+    fn next_id(&self) -> Uuid {
+        const COUNTING: u128 = (1 << 62) - 1;
+        let count = u128::from(self.ids.fetch_add(1, Ordering::Relaxed));
+        let low = self.first_id.wrapping_add(count) & COUNTING;
+        Uuid::from_u128((self.first_id & !COUNTING) | low)
+    }
 }
 
 /// When a request with many replies is over.
@@ -45,13 +66,15 @@ pub struct Until {
 impl Bus {
     /// A bus on `world`, speaking as `sender`.
     pub fn new(world: Arc<dyn World>, sender: Sender, clock: Clock) -> Self {
-        Self { world, sender: Arc::new(sender), clock }
+        let first_id = world.first_id().as_u128();
+        let marks = Marks { first_id, ids: AtomicU64::new(0), unreadable: AtomicU64::new(0) };
+        Self { world, sender: Arc::new(sender), clock, marks: Arc::new(marks) }
     }
 
     /// The same world, another speaker.
     #[must_use]
     pub fn speaking_as(&self, sender: Sender) -> Self {
-        Self { world: Arc::clone(&self.world), sender: Arc::new(sender), clock: self.clock.clone() }
+        Self { sender: Arc::new(sender), ..self.clone() }
     }
 
     /// The clock of everybody who uses this bus.
@@ -85,7 +108,8 @@ impl Bus {
         Ok(Subscription { raw, bus: self.clone() })
     }
 
-    /// Asks, and takes the first answer. Nobody there is told at once where the world knows it.
+    /// Asks, and takes the first answer. Nobody there is told at once where the world knows it. The timeout is for all
+    /// of it, sending included.
     pub async fn request<T: Serialize + Sync, R: DeserializeOwned>(
         &self,
         subject: &str,
@@ -93,13 +117,22 @@ impl Bus {
         timeout: Duration,
     ) -> Result<R, BusError> {
         let payload = self.seal(body)?;
-        let mut replies = self.world.request(subject, payload, 1).await?;
-        match tokio::time::timeout(timeout, replies.next()).await {
-            Ok(Some(Incoming::Message(raw))) => Delivery::open(raw, self)?.decode(),
-            Ok(Some(Incoming::NoResponders)) => {
-                Err(BusError::NoResponders { subject: subject.to_owned() })
+        let asked = async {
+            let mut replies = self.world.request(subject, payload, 1).await?;
+            loop {
+                match replies.next().await {
+                    Some(Incoming::Message(raw)) => return self.open(raw)?.decode(),
+                    // The connection broke; who answers later than that still reaches us.
+                    Some(Incoming::Lost(_)) => {}
+                    Some(Incoming::NoResponders) => {
+                        return Err(BusError::NoResponders { subject: subject.to_owned() });
+                    }
+                    None => return Err(BusError::Closed),
+                }
             }
-            Ok(_) => Err(BusError::Closed),
+        };
+        match tokio::time::timeout(timeout, asked).await {
+            Ok(answered) => answered,
             Err(_) => Err(BusError::TimedOut { subject: subject.to_owned(), after: timeout }),
         }
     }
@@ -112,9 +145,12 @@ impl Bus {
         until: Until,
     ) -> Result<Replies, BusError> {
         let payload = self.seal(body)?;
-        let raw = self.world.request(subject, payload, until.count).await?;
         let deadline = tokio::time::Instant::now() + until.deadline;
-        Ok(Replies { raw, bus: self.clone(), left: until.count, deadline })
+        let asked = self.world.request(subject, payload, until.count);
+        let raw = tokio::time::timeout_at(deadline, asked).await.map_err(|_| {
+            BusError::TimedOut { subject: subject.to_owned(), after: until.deadline }
+        })??;
+        Ok(Replies { raw, bus: self.clone(), left: until.count, deadline, nobody: false })
     }
 
     /// All answers of [`Bus::request_many`] at once; an answer that cannot be read is counted in the log and left out.
@@ -135,8 +171,24 @@ impl Bus {
         Ok(all)
     }
 
+    /// Messages whose envelope could not be read, by everybody who has this bus from the same [`Bus::new`].
+    #[must_use]
+    pub fn unreadable(&self) -> u64 {
+        self.marks.unreadable.load(Ordering::Relaxed)
+    }
+
     fn seal<T: Serialize>(&self, body: &T) -> Result<Bytes, BusError> {
-        Envelope::seal(&self.sender, self.clock.unix_ms(), body)
+        Envelope::seal_as(self.marks.next_id(), &self.sender, self.clock.unix_ms(), body)
+    }
+
+    /// Opens a message, or counts it. The log has the 1st, 2nd, 4th, 8th…: who sends rubbish may send a lot of it.
+    fn open(&self, raw: RawMessage) -> Result<Delivery, BusError> {
+        Delivery::open(raw, self).inspect_err(|mistake| {
+            let count = self.marks.unreadable.fetch_add(1, Ordering::Relaxed) + 1;
+            if count.is_power_of_two() {
+                tracing::warn!(%mistake, count, "a message was dropped");
+            }
+        })
     }
 }
 
@@ -148,6 +200,7 @@ pub struct Subscription {
 
 /// What a subscription yields.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "taken apart at once, never kept in numbers")]
 pub enum Next {
     /// A message.
     Message(Delivery),
@@ -156,17 +209,18 @@ pub enum Next {
 }
 
 impl Subscription {
-    /// The next message; none when the bus is closed for good. Envelopes that cannot be read are dropped and logged.
-    /// Cancel-safe.
+    /// The next message; none when the bus is closed for good. Envelopes that cannot be read are dropped and
+    /// counted. Cancel-safe.
     pub async fn next(&mut self) -> Option<Next> {
         loop {
             match self.raw.next().await? {
                 Incoming::Lost(count) => return Some(Next::Lost(count)),
                 Incoming::NoResponders => {}
-                Incoming::Message(raw) => match Delivery::open(raw, &self.bus) {
-                    Ok(delivery) => return Some(Next::Message(delivery)),
-                    Err(mistake) => tracing::warn!(%mistake, "a message was dropped"),
-                },
+                Incoming::Message(raw) => {
+                    if let Ok(delivery) = self.bus.open(raw) {
+                        return Some(Next::Message(delivery));
+                    }
+                }
             }
         }
     }
@@ -178,26 +232,36 @@ pub struct Replies {
     bus: Bus,
     left: usize,
     deadline: tokio::time::Instant,
+    nobody: bool,
 }
 
 impl Replies {
-    /// The next answer; none when count or deadline is reached, or nobody is there. Cancel-safe.
+    /// The next answer; none when count or deadline is reached, or nobody is there. An answer that cannot be read counts,
+    /// but is not shown. Cancel-safe.
     pub async fn next(&mut self) -> Option<Delivery> {
         while self.left > 0 {
             let incoming = tokio::time::timeout_at(self.deadline, self.raw.next()).await.ok()??;
             match incoming {
-                Incoming::NoResponders => return None,
+                Incoming::NoResponders => {
+                    self.nobody = true;
+                    self.left = 0;
+                }
                 Incoming::Lost(count) => tracing::warn!(count, "answers were lost"),
                 Incoming::Message(raw) => {
                     self.left -= 1;
-                    match Delivery::open(raw, &self.bus) {
-                        Ok(delivery) => return Some(delivery),
-                        Err(mistake) => tracing::warn!(%mistake, "an answer was dropped"),
+                    if let Ok(delivery) = self.bus.open(raw) {
+                        return Some(delivery);
                     }
                 }
             }
         }
         None
+    }
+
+    /// Whether it was over because nobody listened; known once [`Replies::next`] gave none.
+    #[must_use]
+    pub fn nobody(&self) -> bool {
+        self.nobody
     }
 
     /// Moves the end, for instance to a short while after the first answer.

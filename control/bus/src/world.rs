@@ -5,6 +5,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::time::Duration;
+use uuid::Uuid;
 
 /// Messages that wait in one subscription; more are counted as lost.
 pub const SUBSCRIPTION_CAPACITY: usize = 16_384;
@@ -116,6 +117,11 @@ pub trait World: Send + Sync + 'static {
         payload: Bytes,
         count: usize,
     ) -> Result<Box<dyn RawSubscription>, BusError>;
+
+    /// Where the message ids of one bus begin. A world that must be the same twice gives the same twice.
+    fn first_id(&self) -> Uuid {
+        Uuid::new_v4()
+    }
 }
 
 /// Messages of one subscription. Dropping it ends it.
