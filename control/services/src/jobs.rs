@@ -4,6 +4,11 @@
 //! it. `guards.rs` turns a change into the writes of one transaction. Deliberately absent: reading and writing, and the
 //! choice of `auto` endpoints, which needs random numbers and free ports.
 
+#![expect(
+    clippy::result_large_err,
+    reason = "refusals are rare, and what a user reads may be long"
+)]
+
 mod guards;
 mod limits;
 
@@ -11,14 +16,14 @@ mod limits;
 mod tests;
 
 pub use guards::{
-    Conflict, Endpoints, Guard, Guards, JOB_HEALTH, check, conflict_on, create, delete, endpoints,
-    guard_keys, set_state, tcp_ports_taken, update,
+    Conflict, Deleted, Endpoints, Guard, Guards, JOB_HEALTH, check, conflict_on, create, delete,
+    endpoints, guard_keys, set_state, tcp_ports_taken, update,
 };
 pub use limits::*;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use wire::job::{Affinity, Job, Port, Process, Route, RouteKind};
+use wire::job::{Affinity, Job, Port, Process, RestartMode, Route, RouteKind};
 use wire::{ApiError, ErrorCode, Fqn, JobId, JobState, PackageId};
 
 /// Prefix of job records.
@@ -27,6 +32,8 @@ pub const JOBS: &str = "jobs/";
 pub const NAMES: &str = "names/";
 /// Prefix of guards.
 pub const ENDPOINTS: &str = "endpoints/";
+/// Prefix of the marks that deleted jobs leave, until no instance of them can be left.
+pub const DELETED: &str = "deleted/";
 /// Prefix of package records.
 pub const PACKAGES: &str = "packages/";
 
@@ -40,6 +47,12 @@ pub fn job_key(job: JobId) -> String {
 #[must_use]
 pub fn job_of_key(key: &str) -> Option<JobId> {
     key.strip_prefix(JOBS)?.parse().ok()
+}
+
+/// Key of the mark of a deleted job.
+#[must_use]
+pub fn deleted_key(job: JobId) -> String {
+    format!("{DELETED}{job}")
 }
 
 /// Key of a name.
@@ -91,6 +104,18 @@ pub fn restart_needed(old: &Job, new: &Job) -> Vec<&'static str> {
         ("repel", hard(&old.repel) != hard(&new.repel)),
     ];
     checks.into_iter().filter_map(|(field, differs)| differs.then_some(field)).collect()
+}
+
+/// Makes `new` the version after `old`: its `version_id`, and `restart_version` where instances of older versions must
+/// not go on: a change that they cannot take over, `restart`, or a start after any other state, which is a clean slate
+/// for the counts of failures. Names of the fields that need it.
+pub fn succeed(old: &Job, new: &mut Job, restart: bool) -> Vec<&'static str> {
+    let fields = restart_needed(old, new);
+    let begins = new.state == JobState::Started && old.state != JobState::Started;
+    new.version_id = old.version_id + 1;
+    let anew = restart || begins || !fields.is_empty();
+    new.restart_version = if anew { new.version_id } else { old.restart_version };
+    fields
 }
 
 /// Whose files, and where: the state that a record carries along is not the instance's concern.
@@ -148,6 +173,13 @@ pub fn validate(job: &mut Job) -> Result<(), ApiError> {
         return Err(invalid(format!(
             "num_instances is {}, at most {INSTANCES_MAX} are possible",
             job.num_instances
+        )));
+    }
+    if job.restart.restart_mode != RestartMode::Always && job.num_instances > RUN_ONCE_MAX {
+        return Err(invalid(format!(
+            "num_instances is {}, at most {RUN_ONCE_MAX} are possible with restart mode {}",
+            job.num_instances,
+            job.restart.restart_mode.as_str()
         )));
     }
     let acl: route::ClientAcl = job

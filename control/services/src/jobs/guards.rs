@@ -6,13 +6,15 @@
 //! the writes, commits, and on a conflict ([`conflict_on`]) begins anew. Deliberately absent: the store itself.
 
 use super::limits::JOBS_PER_ENDPOINT_MAX;
-use super::{ENDPOINTS, JOBS, NAMES, guard_key, https_only_conflict, invalid, job_key, name_key};
+use super::{
+    ENDPOINTS, JOBS, NAMES, deleted_key, guard_key, https_only_conflict, invalid, job_key, name_key,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use store::{Expect, Record, Write};
 use wire::job::{Job, RouteKind};
-use wire::{ApiError, ErrorCode, JobId, JobState, Timestamp};
+use wire::{ApiError, ErrorCode, Fqn, JobId, JobState, Timestamp};
 
 /// Prefix of the health manager's agreement about a job; it goes with the job.
 pub const JOB_HEALTH: &str = "job-health/";
@@ -99,9 +101,20 @@ pub fn update(old: &Job, new: &Job, guards: &Guards) -> Result<Vec<Write>, ApiEr
     Ok(writes)
 }
 
+/// What a deleted job leaves behind, so that instances that nobody saw at that moment are stopped when they appear.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deleted {
+    /// Its name.
+    pub fqn: Fqn,
+    /// When, milliseconds since 1970.
+    pub at_ms: u64,
+}
+
 /// The end of a job's record, name, guards and health.
-pub fn delete(old: &Job, guards: &Guards) -> Result<Vec<Write>, ApiError> {
+pub fn delete(old: &Job, guards: &Guards, now_ms: u64) -> Result<Vec<Write>, ApiError> {
+    let mark = Deleted { fqn: old.fqn.clone(), at_ms: now_ms };
     let mut writes = vec![
+        put(deleted_key(old.uuid), encode(&mark)?, Expect::Any),
         Write::Delete { key: job_key(old.uuid), expect: Expect::Version(old.version_id) },
         Write::Delete { key: name_key(&old.fqn), expect: Expect::Any },
         Write::Delete { key: format!("{JOB_HEALTH}{}", old.uuid), expect: Expect::Any },

@@ -3,8 +3,11 @@
 //! Each bound follows from one further down: a message of the bus, a transaction of the store, a table of the router.
 //! Deliberately absent: quotas, which are policy.
 
-/// Copies of one job: what the health manager says about a job must fit one message, twice over during an update.
-pub const INSTANCES_MAX: u32 = 1_000;
+/// Copies of one job: in an update as many leave as come, and what the health manager says about all of them must fit
+/// one message, or somebody would start more of what he cannot see.
+pub const INSTANCES_MAX: u32 = 400;
+/// Copies of a job that runs to its end: each end must be seen, or it would be run again.
+pub const RUN_ONCE_MAX: u32 = wire::health::JOB_ENDED_MAX as u32;
 /// Bytes of a job's FQN: `<fqn>:<port>` names a job in the router's table.
 pub const JOB_FQN_BYTES_MAX: usize = route::JOB_NAME_BYTES_MAX - ":65535".len();
 /// Ports of one job.

@@ -85,7 +85,7 @@ impl Shelf {
 
     fn delete(&mut self, old: &Job) -> Result<(), String> {
         let guards = self.guards(&guard_keys(Some(old), None));
-        self.commit(delete(old, &guards).map_err(|e| e.message)?)
+        self.commit(delete(old, &guards, 1).map_err(|e| e.message)?)
     }
 }
 
@@ -231,8 +231,8 @@ fn mistakes_are_named() {
     };
     for (expected, change) in [
         (
-            "num_instances is 1001, at most 1000 are possible",
-            &(|j: &mut Job| j.num_instances = 1_001) as &dyn Fn(&mut Job),
+            "num_instances is 401, at most 400 are possible",
+            &(|j: &mut Job| j.num_instances = 401) as &dyn Fn(&mut Job),
         ),
         ("name is \"x\", but fqn is job::/sandbox/admin::app1", &|j| j.name = "x".into()),
         ("package::/a::b is not the name of a job", &|j| j.fqn = "package::/a::b".parse().unwrap()),
@@ -315,6 +315,26 @@ fn restarts_are_asked_for_only_where_needed() {
         ["hard_scheduling_tags"]
     );
     assert_eq!(fields(&|j| j.repel = vec![Affinity { to: j.fqn.clone(), hard: true }]), ["repel"]);
+}
+
+/// Goal: versions count up, and those from which instances must be new are marked: a change that needs it, an explicit
+/// restart, a start after anything else.
+#[test]
+fn the_restart_version_moves_when_instances_must_be_new() {
+    let mut old = job(1, &[]);
+    (old.version_id, old.restart_version, old.state) = (7, 3, JobState::Started);
+    let succeed = |old: &Job, restart: bool, change: &dyn Fn(&mut Job)| {
+        let mut new = old.clone();
+        change(&mut new);
+        let fields = succeed(old, &mut new, restart);
+        (new.version_id, new.restart_version, fields)
+    };
+    assert_eq!(succeed(&old, false, &|j| j.num_instances = 5), (8, 3, vec![]));
+    assert_eq!(succeed(&old, true, &|_| ()), (8, 8, vec![]));
+    assert_eq!(succeed(&old, false, &|j| j.resources.cpu = 5), (8, 8, vec!["resources"]));
+    assert_eq!(succeed(&old, false, &|j| j.state = JobState::Stopped), (8, 3, vec![]));
+    old.state = JobState::Errored;
+    assert_eq!(succeed(&old, false, &|j| j.state = JobState::Started), (8, 8, vec![]));
 }
 
 /// Goal: `auto` for tcp is the lowest port of the range that no guard has on this host.
