@@ -1,3 +1,4 @@
 //! API server, job manager, health manager, package manager: pure planners and dull loops.
 
+pub mod hm;
 pub mod jobs;
