@@ -14,6 +14,9 @@ pub const REVISION: &str = "Apcera-Revision";
 /// Header of answers to writes with `wait=live`: [`crate::routing::LiveReport`] as JSON.
 pub const LIVE: &str = "Apcera-Live";
 
+/// Header of answers to writes that start or stop instances: path of the [`Task`] that tells how it goes.
+pub const TASK: &str = "Apcera-Task";
+
 /// What went wrong, in one word; it decides the HTTP status and the exit code of `apc`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
