@@ -9,7 +9,7 @@
 mod clock;
 mod envelope;
 pub mod local;
-#[allow(dead_code)] // Until the NATS world is here.
+pub mod nats;
 mod queue;
 mod subject;
 mod world;
