@@ -4,7 +4,23 @@
 //! transaction raises the store's revision by one. A watch yields every change after a revision, in order, once; when
 //! the history that far back is gone it says so and the watcher lists anew.
 //!
+//! ```text
+//!  commit ─▶ queue ─▶ writer: batch::plan ─▶ records + changes in one database transaction ─▶ head moves
+//!  watch  ─▶ follow: waits for the head, reads changes from its place on
+//! ```
+//!
+//! Three worlds: [`sqlite`] for one process, [`postgres`] for many, [`memory`] for simulations.
+//!
 //! Deliberately absent: queries over values, and the audit table.
+
+mod batch;
+mod bounds;
+mod follow;
+pub mod memory;
+mod queue;
+pub mod sqlite;
+
+pub use batch::{HISTORY_BYTES_MAX, HISTORY_CHANGES_MAX};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -71,6 +87,15 @@ pub enum Write {
     },
 }
 
+impl Write {
+    /// Which key.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put { key, .. } | Self::Delete { key, .. } | Self::Check { key, .. } => key,
+        }
+    }
+}
+
 /// A page of a listing, in the order of the keys' bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listing {
@@ -125,13 +150,29 @@ pub enum StoreError {
     Unusable(String),
 }
 
+impl StoreError {
+    /// The same once more: a batch that fails tells each of its transactions.
+    pub(crate) fn again(&self) -> Self {
+        match self {
+            Self::Conflict { key, expected, found } => {
+                Self::Conflict { key: key.clone(), expected: *expected, found: *found }
+            }
+            Self::Compacted { asked, oldest } => Self::Compacted { asked: *asked, oldest: *oldest },
+            Self::Invalid(why) => Self::Invalid(why.clone()),
+            Self::Away(why) => Self::Away(why.clone()),
+            Self::Unusable(why) => Self::Unusable(why.clone()),
+        }
+    }
+}
+
 /// One world.
 #[async_trait]
 pub trait World: Send + Sync + 'static {
     /// A record.
     async fn get(&self, key: &str) -> Result<Option<Record>, StoreError>;
 
-    /// Records whose keys begin with `prefix` and come after `after`, at most `limit`.
+    /// Records whose keys begin with `prefix` and come after `after`, at most `limit` and [`LIST_LIMIT_MAX`]; fewer
+    /// when they are large.
     async fn list(
         &self,
         prefix: &str,
@@ -139,7 +180,8 @@ pub trait World: Send + Sync + 'static {
         limit: u32,
     ) -> Result<Listing, StoreError>;
 
-    /// All of the writes or none; the revision at which they are. Acknowledged means durable.
+    /// All of the writes or none; the revision at which they are. Acknowledged means durable. A transaction names each
+    /// key once. One that changes nothing (checks alone) raises no revision and answers the current one.
     async fn commit(&self, writes: &[Write]) -> Result<u64, StoreError>;
 
     /// Every change of keys with `prefix` after revision `after`, in order.
@@ -166,6 +208,20 @@ impl Store {
     pub fn new(world: Arc<dyn World>) -> Self {
         Self(world)
     }
+
+    /// All records whose keys begin with `prefix`, page by page, and a revision to watch from: changes that happened
+    /// between two pages are in both, so that applying them by key and revision ends in the truth.
+    pub async fn all(&self, prefix: &str) -> Result<(Vec<Record>, u64), StoreError> {
+        let first = self.list(prefix, None, LIST_LIMIT_MAX).await?;
+        let (mut records, revision, mut more) = (first.records, first.revision, first.more);
+        while more {
+            let after = records.last().map(|record| record.key.clone());
+            let page = self.list(prefix, after.as_deref(), LIST_LIMIT_MAX).await?;
+            records.extend(page.records);
+            more = page.more;
+        }
+        Ok((records, revision))
+    }
 }
 
 impl std::ops::Deref for Store {
@@ -175,3 +231,24 @@ impl std::ops::Deref for Store {
         &*self.0
     }
 }
+
+/// The version that a list of migrations leads to.
+fn newest(migrations: &[&str]) -> i64 {
+    i64::try_from(migrations.len()).unwrap_or(i64::MAX)
+}
+
+/// Those that a database at version `found` still needs.
+fn migrations_after<'a>(found: i64, all: &'a [&'a str]) -> Result<&'a [&'a str], StoreError> {
+    usize::try_from(found).ok().and_then(|found| all.get(found..)).ok_or_else(|| {
+        StoreError::Unusable(format!(
+            "its schema is at version {found} and this program knows only up to {}: start a newer \
+             program",
+            newest(all)
+        ))
+    })
+}
+
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,138 @@
+//! The one writer of a file: a batch of transactions becomes one transaction of SQLite, flushed once.
+//!
+//! Deliberately absent: decisions. Those are in [`crate::batch`].
+
+use super::{from_sqlx, heads, number, signed};
+use crate::batch::{self, History, Plan, first_of};
+use crate::queue::Apply;
+use crate::{StoreError, Write};
+use async_trait::async_trait;
+use sqlx::sqlite::SqlitePool;
+use sqlx::{Connection, SqliteConnection};
+use std::collections::BTreeMap;
+use std::fs::File;
+use tokio::sync::watch;
+
+// A list of keys in one parameter, whatever bytes they have.
+const VERSIONS: &str = "SELECT r.key, r.version FROM json_each(?1) k \
+    CROSS JOIN records r ON r.key = unhex(k.value)";
+const PUT: &str = "INSERT INTO records (key, value, version, revision) VALUES (?1, ?2, ?3, ?4) \
+    ON CONFLICT (key) DO UPDATE SET value = ?2, version = ?3, revision = ?4";
+const LINE: &str = "INSERT INTO changes (at, key, value, version, changes, bytes) \
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+const STATE: &str = "UPDATE state SET revision = ?1, changes = ?2, bytes = ?3, compacted = ?4";
+const OLDEST: &str = "SELECT at, changes, bytes FROM changes ORDER BY at LIMIT ?1";
+
+/// What the writing task owns.
+pub(super) struct Writer {
+    pub(super) pool: SqlitePool,
+    pub(super) readers: SqlitePool,
+    pub(super) head: watch::Sender<u64>,
+    pub(super) history: History,
+    /// Let go after the last connection.
+    pub(super) lock: Option<File>,
+}
+
+#[async_trait]
+impl Apply for Writer {
+    async fn apply(
+        &mut self,
+        transactions: &[&[Write]],
+    ) -> Result<Vec<Result<u64, StoreError>>, StoreError> {
+        let mut connection = self.pool.acquire().await.map_err(from_sqlx)?;
+        // Dropped on an error below, which rolls it back.
+        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(from_sqlx)?;
+        let before = heads(&mut transaction).await?;
+        let versions = versions(&mut transaction, transactions).await?;
+        let mut plan = batch::plan(before, versions, transactions.iter().copied());
+        if plan.lines.is_empty() {
+            transaction.rollback().await.map_err(from_sqlx)?;
+            return Ok(plan.answers);
+        }
+        write(&mut transaction, &mut plan, self.history).await.map_err(from_sqlx)?;
+        transaction.commit().await.map_err(from_sqlx)?;
+        self.head.send_replace(plan.heads.revision);
+        Ok(plan.answers)
+    }
+
+    async fn end(self) {
+        self.pool.close().await;
+        self.readers.close().await;
+        drop(self.lock);
+    }
+}
+
+/// The versions of all keys that the batch names.
+async fn versions(
+    connection: &mut SqliteConnection,
+    transactions: &[&[Write]],
+) -> Result<BTreeMap<String, u64>, StoreError> {
+    let hex = |key: &str| key.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let keys: Vec<String> =
+        batch::keys(transactions.iter().copied()).into_iter().map(hex).collect();
+    let keys = format!("[\"{}\"]", keys.join("\",\""));
+    let rows = sqlx::query(VERSIONS).bind(keys).fetch_all(connection).await.map_err(from_sqlx)?;
+    rows.iter().map(|row| Ok((super::text(row, "key")?, number(row, "version")?))).collect()
+}
+
+async fn write(
+    connection: &mut SqliteConnection,
+    plan: &mut Plan,
+    history: History,
+) -> Result<(), sqlx::Error> {
+    for record in &plan.puts {
+        sqlx::query(PUT)
+            .bind(record.key.as_bytes())
+            .bind(&record.value[..])
+            .bind(signed(record.version))
+            .bind(signed(record.revision))
+            .execute(&mut *connection)
+            .await?;
+    }
+    for key in &plan.deletes {
+        sqlx::query("DELETE FROM records WHERE key = ?1")
+            .bind(key.as_bytes())
+            .execute(&mut *connection)
+            .await?;
+    }
+    for line in &plan.lines {
+        sqlx::query(LINE)
+            .bind(signed(line.at))
+            .bind(line.key.as_bytes())
+            .bind(line.value.as_deref())
+            .bind(signed(line.version))
+            .bind(signed(line.changes))
+            .bind(signed(line.bytes))
+            .execute(&mut *connection)
+            .await?;
+    }
+    if let Some(rows) = plan.cut_rows {
+        let oldest = sqlx::query_as::<_, (i64, i64, i64)>(OLDEST)
+            .bind(signed(rows))
+            .fetch_all(&mut *connection)
+            .await?;
+        let oldest = oldest
+            .into_iter()
+            .map(|(at, changes, bytes)| (unsigned(at), unsigned(changes), unsigned(bytes)));
+        if let Some(upto) = batch::cut(oldest, plan.heads, history) {
+            sqlx::query("DELETE FROM changes WHERE at < ?1")
+                .bind(signed(first_of(upto + 1)))
+                .execute(&mut *connection)
+                .await?;
+            plan.heads.compacted = upto;
+        }
+    }
+    sqlx::query(STATE)
+        .bind(signed(plan.heads.revision))
+        .bind(signed(plan.heads.changes))
+        .bind(signed(plan.heads.bytes))
+        .bind(signed(plan.heads.compacted))
+        .execute(&mut *connection)
+        .await?;
+    Ok(())
+}
+
+/// Written by [`signed`], so never negative.
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
