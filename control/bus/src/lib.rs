@@ -11,6 +11,7 @@ mod envelope;
 pub mod local;
 pub mod nats;
 mod queue;
+pub mod sim;
 mod subject;
 mod world;
 

@@ -120,6 +120,8 @@ struct Readers {
     /// Something was dropped, or the connection is a new one.
     trouble: Notify,
     connected_before: AtomicBool,
+    /// Why the last try to connect failed.
+    refusal: Mutex<Option<String>>,
 }
 
 impl Nats {
@@ -209,12 +211,15 @@ fn back_off(attempt: usize, spread: u32) -> Duration {
 impl Readers {
     fn heard(&self, event: &Event) {
         match event {
+            Event::ClientError(why) => {
+                tracing::debug!(%why, "NATS");
+                *lock(&self.refusal) = Some(why.to_string());
+            }
             Event::Connected if !self.connected_before.swap(true, Ordering::Relaxed) => {}
             Event::Connected => self.trouble.notify_one(),
             Event::SlowConsumer(_) => self.trouble.notify_one(),
             Event::Disconnected => tracing::warn!("the connection to NATS is gone"),
             Event::ServerError(why) => tracing::warn!(%why, "the NATS server complains"),
-            Event::ClientError(why) => tracing::debug!(%why, "NATS"),
             Event::LameDuckMode | Event::Draining | Event::Closed => {
                 tracing::info!(%event, "NATS");
             }
@@ -289,7 +294,12 @@ impl Shared {
     }
 
     fn away(&self, why: impl std::fmt::Display) -> BusError {
-        BusError::Away(format!("{}: {why}", self.urls))
+        let refusal = match self.client.connection_state() {
+            State::Connected => None,
+            State::Pending | State::Disconnected => lock(&self.readers.refusal).clone(),
+        };
+        let refusal = refusal.map(|refusal| format!(" ({refusal})")).unwrap_or_default();
+        BusError::Away(format!("{}: {why}{refusal}", self.urls))
     }
 
     async fn send(
@@ -453,6 +463,28 @@ mod tests {
         let spread: std::collections::HashSet<_> =
             (0..100_u32).map(|name| back_off(20, name.wrapping_mul(2_654_435_761))).collect();
         assert!(spread.len() > 50, "{}", spread.len());
+    }
+
+    /// Goal: what the client dropped by itself is told to everybody, since it may drop the word about it too; the first
+    /// connection is no trouble.
+    #[tokio::test]
+    async fn a_drop_inside_the_client_is_told() {
+        let readers = Readers::default();
+        let queues = [(); 2].map(|()| Arc::new(Queue::new(4)));
+        for (number, queue) in (0..).zip(&queues) {
+            lock(&readers.subscriptions).insert(number, Arc::clone(queue));
+        }
+        let troubled = || timeout(Duration::from_millis(1), readers.trouble.notified());
+        readers.heard(&Event::Connected);
+        assert!(troubled().await.is_err());
+        for event in [Event::SlowConsumer(3), Event::Connected] {
+            readers.heard(&event);
+            assert!(troubled().await.is_ok(), "{event}");
+            readers.tell_all();
+            for queue in &queues {
+                assert_eq!(queue.next().await, Some(Incoming::Lost(0)));
+            }
+        }
     }
 
     #[test]

