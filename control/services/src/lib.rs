@@ -2,3 +2,4 @@
 
 pub mod hm;
 pub mod jobs;
+pub mod pm;
