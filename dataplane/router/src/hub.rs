@@ -270,6 +270,30 @@ impl Hub {
         Err(left())
     }
 
+    /// Wait until every core serves without what was removed at `addrs`, and nothing is in flight there, whatever the
+    /// job was called. `Err` carries what is left. The caller knows that the addresses are out of the table.
+    pub async fn wait_idle(
+        &self,
+        addrs: &[SocketAddr],
+        timeout: Duration,
+    ) -> Result<Duration, Vec<Draining>> {
+        let begun = Instant::now();
+        let left = || -> Vec<Draining> {
+            let mut all = self.draining();
+            all.retain(|one| addrs.contains(&one.addr));
+            all
+        };
+        if self.wait_until(timeout, || left().is_empty()).await {
+            return Ok(begun.elapsed());
+        }
+        Err(left())
+    }
+
+    /// How many cores serve `version` or a newer one.
+    pub fn cores_serving(&self, version: u64) -> usize {
+        self.cores.iter().filter(|core| core.serving.load(Ordering::SeqCst) >= version).count()
+    }
+
     /// Install certificates: new connections use them, running ones keep theirs.
     pub fn set_tls(&self, store: Option<Arc<TlsStore>>) {
         self.tls.store(store);
@@ -390,10 +414,6 @@ impl Hub {
                 return done();
             }
         }
-    }
-
-    fn cores_serving(&self, version: u64) -> usize {
-        self.cores.iter().filter(|core| core.serving.load(Ordering::SeqCst) >= version).count()
     }
 
     fn oldest_served(&self) -> u64 {

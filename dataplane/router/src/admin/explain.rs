@@ -35,19 +35,57 @@ pub(super) async fn explain(
     };
     let client = query.from.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let table = admin.hub.table();
-    if let Some(rest) = url.strip_prefix("tcp://") {
-        return Ok(super::answer::json(&tcp(&table, rest, client)?));
+    let told = tell(&table, &url, client).map_err(|bad| {
+        Refusal::new(StatusCode::BAD_REQUEST, "bad_url", bad.what).advise(bad.example)
+    })?;
+    if query.format.as_deref() == Some("text") {
+        return Ok(text(format!("{}\n", told.text)));
     }
-    let (https, host, path) = split(&url).ok_or_else(|| {
-        let what = format!("\"{url}\" is not a URL that this router could get");
-        Refusal::new(StatusCode::BAD_REQUEST, "bad_url", what).advise(example)
+    Ok(([(header::CACHE_CONTROL, "no-store")], axum::Json(told.json)).into_response())
+}
+
+/// An explanation for people and for programs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Told {
+    /// For people.
+    pub text: String,
+    /// For programs.
+    pub json: Value,
+}
+
+/// A URL that no request could have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadUrl {
+    /// What is wrong.
+    pub what: String,
+    /// What to ask instead.
+    pub example: &'static str,
+}
+
+/// Why `url` goes where it goes for `client`, by the table's own matcher.
+pub fn tell(table: &Table, url: &str, client: IpAddr) -> Result<Told, BadUrl> {
+    if let Some(rest) = url.strip_prefix("tcp://") {
+        let json = tcp(table, rest, client)?;
+        return Ok(Told { text: tcp_text(&json), json });
+    }
+    let (https, host, path) = split(url).ok_or_else(|| BadUrl {
+        what: format!("\"{url}\" is not a URL that this router could get"),
+        example: "http://app.example.com/",
     })?;
     let live = |slot: JobSlot| table.job(slot).is_some_and(|job| !job.instances.is_empty());
     let told = table.explain(&Question { https, host, path, client, live: &live });
-    if query.format.as_deref() == Some("text") {
-        return Ok(text(format!("{told}\n")));
+    Ok(Told { text: told.to_string(), json: as_json(&told) })
+}
+
+/// In the manner of the text of an HTTP explanation.
+fn tcp_text(json: &Value) -> String {
+    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut text = format!("{} from {}", word(&json["url"]), word(&json["from"]));
+    for target in json["targets"].as_array().into_iter().flatten() {
+        text.push_str(&format!("\n  {}", word(&target["text"])));
     }
-    Ok(([(header::CACHE_CONTROL, "no-store")], axum::Json(as_json(&told))).into_response())
+    text.push_str(&format!("\n=> {}", word(&json["text"])));
+    text
 }
 
 /// Scheme, authority and path of a URL; without a scheme it is plain HTTP.
@@ -116,10 +154,10 @@ fn step(step: &Step) -> Value {
     json!({ "kind": kind, "hit": hit, "text": step.to_string() })
 }
 
-fn tcp(table: &Table, address: &str, client: IpAddr) -> Result<Value, Refusal> {
-    let addr: SocketAddr = address.trim_end_matches('/').parse().map_err(|_| {
-        let what = format!("\"{address}\" is not an IP address with a port");
-        Refusal::new(StatusCode::BAD_REQUEST, "bad_url", what).advise("tcp://127.0.0.1:7000")
+fn tcp(table: &Table, address: &str, client: IpAddr) -> Result<Value, BadUrl> {
+    let addr: SocketAddr = address.trim_end_matches('/').parse().map_err(|_| BadUrl {
+        what: format!("\"{address}\" is not an IP address with a port"),
+        example: "tcp://127.0.0.1:7000",
     })?;
     let Some(route) = table.tcp_route(addr) else {
         return Ok(json!({

@@ -32,8 +32,11 @@ pub(super) async fn page(State(admin): State<Arc<Admin>>) -> Response {
         })
     });
     instances(&mut page, series_max, named.collect());
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page.into_text())
-        .into_response()
+    let mut text = page.into_text();
+    if let Some(more) = admin.more_metrics.get() {
+        text.push_str(&more());
+    }
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
 fn facts(admin: &Admin, table: &route::Table) -> Facts {

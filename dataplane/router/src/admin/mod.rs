@@ -26,8 +26,8 @@ mod stats;
 mod status;
 mod table;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 use axum::extract::DefaultBodyLimit;
 use axum::middleware;
@@ -37,6 +37,7 @@ use crate::access_log::LogWriter;
 use crate::hub::Hub;
 use crate::watch::Source;
 
+pub use explain::{BadUrl, Told, tell};
 pub use listen::AdminListener;
 use sampler::Sampler;
 
@@ -51,6 +52,7 @@ pub struct Admin {
     log: Option<Arc<LogWriter>>,
     sampler: Sampler,
     ready: AtomicBool,
+    more_metrics: OnceLock<Box<dyn Fn() -> String + Send + Sync>>,
 }
 
 impl Admin {
@@ -62,7 +64,13 @@ impl Admin {
         log: Option<Arc<LogWriter>>,
     ) -> Arc<Self> {
         let (sampler, ready) = (Sampler::default(), AtomicBool::new(false));
-        Arc::new(Self { hub, engine, source, log, sampler, ready })
+        let more_metrics = OnceLock::new();
+        Arc::new(Self { hub, engine, source, log, sampler, ready, more_metrics })
+    }
+
+    /// Add the metrics of whatever feeds this router to the page, in the exposition format. The first caller counts.
+    pub fn add_metrics(&self, more: impl Fn() -> String + Send + Sync + 'static) {
+        drop(self.more_metrics.set(Box::new(more)));
     }
 
     /// Serve until the task is dropped. Also takes the samples for the percentiles of the last seconds.

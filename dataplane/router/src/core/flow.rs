@@ -90,7 +90,7 @@ impl<E: Engine> Core<E> {
 
     /// Host, path, https-only, client ACL, live instances, weights: in this order.
     fn choose(&mut self, host: &[u8], path: &[u8], client: IpAddr, https: bool) -> Choice {
-        let Self { table, origins, splitters, .. } = self;
+        let Self { table, origins, splitters, shared, .. } = self;
         let Ok(route) = table.find(host, path) else {
             return Choice::Fail { route: None, failure: Failure::NoRoute };
         };
@@ -99,7 +99,10 @@ impl<E: Engine> Core<E> {
             return Choice::Redirect { route: slot };
         }
         match choose_job(table, origins, splitters, route, client) {
-            Ok(job) => Choice::Serve { route: slot, job },
+            Ok(at) => {
+                shared.stats.route(slot).picks.count(&route.targets, at);
+                Choice::Serve { route: slot, job: route.targets.list[at].job }
+            }
             Err(failure) => Choice::Fail { route: Some(slot), failure },
         }
     }
@@ -110,10 +113,12 @@ impl<E: Engine> Core<E> {
         addr: SocketAddr,
         client: IpAddr,
     ) -> Result<(RouteSlot, JobSlot), (Option<RouteSlot>, Failure)> {
-        let Self { table, origins, splitters, .. } = self;
+        let Self { table, origins, splitters, shared, .. } = self;
         let route = table.tcp_route(addr).ok_or((None, Failure::NoRoute))?;
-        let job = choose_job(table, origins, splitters, route, client);
-        job.map(|job| (route.slot, job)).map_err(|failure| (Some(route.slot), failure))
+        let at = choose_job(table, origins, splitters, route, client)
+            .map_err(|failure| (Some(route.slot), failure))?;
+        shared.stats.route(route.slot).picks.count(&route.targets, at);
+        Ok((route.slot, route.targets.list[at].job))
     }
 
     fn new_exchange(
@@ -384,14 +389,14 @@ impl<E: Engine> Core<E> {
     }
 }
 
-/// Among the jobs that admit the client and have an instance, by weight.
+/// Among the jobs that admit the client and have an instance, by weight: its place in the list of targets.
 fn choose_job(
     table: &Table,
     origins: &mut Origins,
     splitters: &mut Splitters,
     route: &Route,
     client: IpAddr,
-) -> Result<JobSlot, Failure> {
+) -> Result<usize, Failure> {
     let targets = &route.targets;
     let (mut admissible, mut denied, mut admitted) = (0_u64, false, false);
     for (at, target) in targets.list.iter().enumerate() {
@@ -412,7 +417,7 @@ fn choose_job(
         (_, 1) => Some(0),
         _ => splitter(splitters, route.slot, targets).pick(targets, admissible),
     };
-    at.map(|at| targets.list[at].job).ok_or(Failure::NoInstance)
+    at.ok_or(Failure::NoInstance)
 }
 
 /// The splitter of a route: kept while the route lives, made at its first request.

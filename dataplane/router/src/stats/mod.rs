@@ -12,12 +12,14 @@
 
 mod cell;
 mod histogram;
+mod picks;
 pub mod recent;
 mod rows;
 mod slot_map;
 
 pub use cell::{Counter, Gauge};
 pub use histogram::{BUCKETS, Histogram, Snapshot};
+pub use picks::Picks;
 pub use rows::{
     CLASSES, CoreStats, FAILURES_MAX, FailureCounts, InstanceStats, Kind, RouteStats, Row,
     Statuses, status_class,

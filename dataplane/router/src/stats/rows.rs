@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use route::{InstanceSlot, RouteSlot};
 
-use super::{Counter, Gauge, Histogram, Reset, SlotMap};
+use super::{Counter, Gauge, Histogram, Picks, Reset, SlotMap};
 
 /// How a row behaves over time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,6 +211,8 @@ counted! {
         answers: Statuses,
         /// From the parsed head to the last byte given to the kernel.
         latency: Histogram,
+        /// To which job they went, since the weights last changed.
+        picks: Picks,
     }
 }
 
@@ -263,13 +265,15 @@ impl CoreStats {
 
 impl Reset for RouteStats {
     fn reset(&self) {
-        let Self { requests, in_flight, denied, bytes_in, bytes_out, answers, latency } = self;
+        let Self { requests, in_flight, denied, bytes_in, bytes_out, answers, latency, picks } =
+            self;
         for counter in [requests, denied, bytes_in, bytes_out] {
             counter.set(0);
         }
         in_flight.set(0);
         answers.reset();
         latency.reset();
+        picks.reset();
     }
 }
 
