@@ -197,14 +197,14 @@ pub(crate) async fn like_the_model(store: &Store, seed: u64, steps: usize) {
 pub(crate) async fn counters_lose_nothing(stores: &[Store], steps: u64) {
     const WRITERS: usize = 8;
     let begin = stores[0].revision().await.unwrap();
-    let mut watch = stores[0].watch("counter/", begin).await.unwrap();
+    let mut watch = stores[0].watch(&format!("counter/{begin}/"), begin).await.unwrap();
     let tasks: Vec<_> = (0..WRITERS)
         .map(|writer| {
             let store = stores[writer % stores.len()].clone();
             tokio::spawn(async move {
                 let mut done = 0;
                 while done < steps {
-                    let key = format!("counter/{}", done % 2);
+                    let key = format!("counter/{begin}/{}", done % 2);
                     let now = store.get(&key).await.unwrap();
                     let count: u64 = now.as_ref().map_or(0, |r| number(&r.value));
                     let expect = now.map_or(Expect::Absent, |r| Expect::Version(r.version));

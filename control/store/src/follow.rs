@@ -51,6 +51,8 @@ pub(crate) struct Follow<L> {
     from: u64,
     head: watch::Receiver<u64>,
     ready: VecDeque<Change>,
+    /// Whether there may be lines that no signal will tell of.
+    more: bool,
     /// Set when the history is gone; then it is over.
     gone: Option<(u64, u64)>,
 }
@@ -66,6 +68,7 @@ impl<L: Log> Follow<L> {
             from: first_of(after + 1),
             head,
             ready: VecDeque::new(),
+            more: true,
             gone: None,
         };
         follow.read().await?;
@@ -86,6 +89,7 @@ impl<L: Log> Follow<L> {
             Some(last) if page.cut_short => last.at + 1,
             _ => self.from.max(first_of(page.revision + 1)),
         };
+        self.more = page.cut_short;
         self.ready.extend(page.lines.into_iter().map(Line::change));
         Ok(())
     }
@@ -102,11 +106,13 @@ impl<L: Log> Watch for Follow<L> {
             if let Some(change) = self.ready.pop_front() {
                 return Ok(change);
             }
-            if first_of(*self.head.borrow_and_update() + 1) <= self.from {
+            if !self.more {
                 // The log holds the sender, so this only ends when the head moved.
                 if self.head.changed().await.is_err() {
                     return Err(StoreError::Away("the store was closed".into()));
                 }
+                // Stays set until a read succeeds, even if this future is dropped.
+                self.more = first_of(*self.head.borrow() + 1) != self.from;
                 continue;
             }
             match self.read().await {

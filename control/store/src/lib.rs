@@ -17,7 +17,9 @@ mod batch;
 mod bounds;
 mod follow;
 pub mod memory;
+pub mod postgres;
 mod queue;
+mod rows;
 pub mod sqlite;
 
 pub use batch::{HISTORY_BYTES_MAX, HISTORY_CHANGES_MAX};

@@ -9,19 +9,18 @@
 mod schema;
 mod writer;
 
-use crate::batch::{Heads, History, Line};
+use crate::batch::{Heads, History};
 use crate::bounds::{self, Span};
-use crate::follow::{Follow, Log, PAGE_BYTES_MAX, PAGE_LINES_MAX, Page};
+use crate::follow::{Follow, Log, PAGE_LINES_MAX, Page};
 use crate::queue::{self, Queue};
+use crate::rows::{self, signed};
 use crate::{Listing, Record, Store, StoreError, Watch, World, Write};
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures_util::TryStreamExt;
+use sqlx::SqliteConnection;
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
-    SqliteSynchronous,
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{Row, SqliteConnection};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write as _};
 use std::path::{Path, PathBuf};
@@ -169,7 +168,7 @@ impl World for Sqlite {
             .fetch_optional(&self.0.readers)
             .await
             .map_err(from_sqlx)?;
-        row.as_ref().map(record).transpose()
+        row.as_ref().map(rows::record).transpose()
     }
 
     async fn list(
@@ -182,27 +181,12 @@ impl World for Sqlite {
         let limit = bounds::limit(limit)? as usize;
         let span = Span::of_prefix(prefix);
         let span = after.map_or_else(|| span.clone(), |after| span.clone().after(after));
-        let mut rows = sqlx::query(LIST)
+        let rows = sqlx::query(LIST)
             .bind(&span.from)
             .bind(&span.to)
             .bind(i64::try_from(limit + 1).unwrap_or(i64::MAX))
             .fetch(&self.0.readers);
-        let (mut listing, mut bytes) =
-            (Listing { records: Vec::new(), revision: 0, more: false }, 0);
-        while let Some(row) = rows.try_next().await.map_err(from_sqlx)? {
-            listing.revision = number(&row, "now")?;
-            if row.try_get::<Option<&[u8]>, _>("key").map_err(from_sqlx)?.is_none() {
-                break;
-            }
-            if listing.records.len() == limit || bytes >= PAGE_BYTES_MAX {
-                listing.more = true;
-                break;
-            }
-            let record = record(&row)?;
-            bytes += record.value.len();
-            listing.records.push(record);
-        }
-        Ok(listing)
+        rows::listing(rows.map_err(from_sqlx), limit).await
     }
 
     async fn commit(&self, writes: &[Write]) -> Result<u64, StoreError> {
@@ -218,74 +202,25 @@ impl World for Sqlite {
             .fetch_one(&self.0.readers)
             .await
             .map_err(from_sqlx)?;
-        number(&row, "revision")
+        rows::number(&row, "revision")
     }
 }
 
 #[async_trait]
 impl Log for Shared {
     async fn page(&self, span: &Span, from: u64) -> Result<Page, StoreError> {
-        let mut rows = sqlx::query(PAGE)
+        let rows = sqlx::query(PAGE)
             .bind(signed(from))
             .bind(&span.from)
             .bind(&span.to)
             .bind(PAGE_LINES_MAX)
             .fetch(&self.readers);
-        let mut page = Page { lines: Vec::new(), cut_short: false, revision: 0, compacted: 0 };
-        let mut bytes = 0;
-        while let Some(row) = rows.try_next().await.map_err(from_sqlx)? {
-            page.revision = number(&row, "now")?;
-            page.compacted = number(&row, "compacted")?;
-            if row.try_get::<Option<i64>, _>("at").map_err(from_sqlx)?.is_none() {
-                break;
-            }
-            let value: Option<Vec<u8>> = row.try_get("value").map_err(from_sqlx)?;
-            bytes += value.as_ref().map_or(0, Vec::len);
-            page.lines.push(Line {
-                at: number(&row, "at")?,
-                key: text(&row, "key")?,
-                value: value.map(Bytes::from),
-                version: number(&row, "version")?,
-                changes: 0,
-                bytes: 0,
-            });
-            if page.lines.len() == PAGE_LINES_MAX as usize || bytes >= PAGE_BYTES_MAX {
-                page.cut_short = true;
-                break;
-            }
-        }
-        Ok(page)
+        rows::page(rows.map_err(from_sqlx)).await
     }
 
     fn head(&self) -> watch::Receiver<u64> {
         self.head.subscribe()
     }
-}
-
-fn record(row: &SqliteRow) -> Result<Record, StoreError> {
-    Ok(Record {
-        key: text(row, "key")?,
-        value: row.try_get::<Vec<u8>, _>("value").map_err(from_sqlx)?.into(),
-        version: number(row, "version")?,
-        revision: number(row, "revision")?,
-    })
-}
-
-fn text(row: &SqliteRow, column: &str) -> Result<String, StoreError> {
-    let bytes: Vec<u8> = row.try_get(column).map_err(from_sqlx)?;
-    String::from_utf8(bytes)
-        .map_err(|_| StoreError::Unusable("a key in the file is not UTF-8".into()))
-}
-
-fn number(row: &SqliteRow, column: &str) -> Result<u64, StoreError> {
-    let number: i64 = row.try_get(column).map_err(from_sqlx)?;
-    u64::try_from(number)
-        .map_err(|_| StoreError::Unusable(format!("{column} is {number} in the file")))
-}
-
-/// Numbers of the store stay far below the largest a database holds.
-fn signed(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 /// The four numbers of the store.
@@ -294,12 +229,7 @@ async fn heads(connection: &mut SqliteConnection) -> Result<Heads, StoreError> {
         .fetch_one(connection)
         .await
         .map_err(from_sqlx)?;
-    Ok(Heads {
-        revision: number(&row, "revision")?,
-        changes: number(&row, "changes")?,
-        bytes: number(&row, "bytes")?,
-        compacted: number(&row, "compacted")?,
-    })
+    rows::heads(&row)
 }
 
 /// What a failure of SQLite means to a caller: the disk may recover, a foreign file will not.

@@ -2,9 +2,10 @@
 //!
 //! Deliberately absent: decisions. Those are in [`crate::batch`].
 
-use super::{from_sqlx, heads, number, signed};
+use super::{from_sqlx, heads};
 use crate::batch::{self, History, Plan, first_of};
 use crate::queue::Apply;
+use crate::rows::{self, signed};
 use crate::{StoreError, Write};
 use async_trait::async_trait;
 use sqlx::sqlite::SqlitePool;
@@ -72,7 +73,7 @@ async fn versions(
         batch::keys(transactions.iter().copied()).into_iter().map(hex).collect();
     let keys = format!("[\"{}\"]", keys.join("\",\""));
     let rows = sqlx::query(VERSIONS).bind(keys).fetch_all(connection).await.map_err(from_sqlx)?;
-    rows.iter().map(|row| Ok((super::text(row, "key")?, number(row, "version")?))).collect()
+    rows.iter().map(|row| Ok((rows::key(row)?, rows::number(row, "version")?))).collect()
 }
 
 async fn write(
@@ -106,14 +107,14 @@ async fn write(
             .execute(&mut *connection)
             .await?;
     }
-    if let Some(rows) = plan.cut_rows {
+    if let Some(oldest) = plan.cut_rows {
         let oldest = sqlx::query_as::<_, (i64, i64, i64)>(OLDEST)
-            .bind(signed(rows))
+            .bind(signed(oldest))
             .fetch_all(&mut *connection)
             .await?;
-        let oldest = oldest
-            .into_iter()
-            .map(|(at, changes, bytes)| (unsigned(at), unsigned(changes), unsigned(bytes)));
+        let oldest = oldest.into_iter().map(|(at, changes, bytes)| {
+            (rows::unsigned(at), rows::unsigned(changes), rows::unsigned(bytes))
+        });
         if let Some(upto) = batch::cut(oldest, plan.heads, history) {
             sqlx::query("DELETE FROM changes WHERE at < ?1")
                 .bind(signed(first_of(upto + 1)))
@@ -130,9 +131,4 @@ async fn write(
         .execute(&mut *connection)
         .await?;
     Ok(())
-}
-
-/// Written by [`signed`], so never negative.
-fn unsigned(number: i64) -> u64 {
-    u64::try_from(number).unwrap_or(0)
 }
