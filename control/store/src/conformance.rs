@@ -16,6 +16,10 @@ pub(crate) const SHORT_HISTORY: History = History { changes_max: 300, bytes_max:
 pub(crate) struct Rng(pub(crate) u64);
 
 impl Rng {
+    fn index(&mut self, n: usize) -> usize {
+        usize::try_from(self.below(n as u64)).expect("below a usize")
+    }
+
     pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
@@ -166,13 +170,13 @@ pub(crate) async fn like_the_model(store: &Store, seed: u64, steps: usize) {
         }
         let got = store.commit(&writes).await.map_err(|error| error.to_string());
         assert_eq!(got, model.commit(&writes), "seed {seed} step {step}: {writes:?}");
-        let prefix = PREFIXES[rng.below(9) as usize];
-        let after = (rng.below(2) == 0).then(|| KEYS[rng.below(14) as usize]);
-        let limit = 1 + rng.below(6) as u32;
-        let listing = store.list(prefix, after, limit).await.unwrap();
-        let wanted = model.list(prefix, after, limit as usize);
+        let prefix = PREFIXES[rng.index(PREFIXES.len())];
+        let after = (rng.below(2) == 0).then(|| KEYS[rng.index(KEYS.len())]);
+        let limit = 1 + rng.index(6);
+        let listing = store.list(prefix, after, u32::try_from(limit).unwrap()).await.unwrap();
+        let wanted = model.list(prefix, after, limit);
         assert_eq!(listing, wanted, "seed {seed} step {step}: list {prefix:?} {after:?} {limit}");
-        let key = KEYS[rng.below(14) as usize];
+        let key = KEYS[rng.index(KEYS.len())];
         assert_eq!(store.get(key).await.unwrap().as_ref(), model.records.get(key), "seed {seed}");
     }
     assert_eq!(store.revision().await.unwrap(), model.revision, "seed {seed}");
@@ -294,7 +298,7 @@ pub(crate) async fn watches_survive_cancellation(store: &Store) {
         if let Some(change) = change {
             assert_eq!(number(&change.record.unwrap().value), seen);
             seen += 1;
-        } else if polls % 16 == 0 {
+        } else if polls.is_multiple_of(16) {
             // Reads that are always dropped never end: let one through now and then.
             if let Ok(change) = tokio::time::timeout(Duration::from_millis(100), watch.next()).await
             {

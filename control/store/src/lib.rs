@@ -16,6 +16,7 @@
 mod batch;
 mod bounds;
 mod follow;
+pub mod measure;
 pub mod memory;
 pub mod postgres;
 mod queue;

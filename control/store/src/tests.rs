@@ -35,7 +35,7 @@ async fn suite(store: &Store) {
     for seed in 0..6 {
         like_the_model(store, seed, 60).await;
     }
-    counters_lose_nothing(&[store.clone()], 20).await;
+    counters_lose_nothing(std::slice::from_ref(store), 20).await;
     watches_survive_cancellation(store).await;
     large_values_come_in_pieces(store).await;
 }

@@ -3,13 +3,13 @@
 //! Deliberately absent: decisions. Those are in [`crate::batch`].
 
 use super::{from_sqlx, heads};
-use crate::batch::{self, History, Plan, first_of};
+use crate::batch::{self, Heads, History, Plan, first_of};
 use crate::queue::Apply;
 use crate::rows::{self, signed};
 use crate::{StoreError, Write};
 use async_trait::async_trait;
 use sqlx::sqlite::SqlitePool;
-use sqlx::{Connection, SqliteConnection};
+use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 use std::collections::BTreeMap;
 use std::fs::File;
 use tokio::sync::watch;
@@ -17,12 +17,18 @@ use tokio::sync::watch;
 // A list of keys in one parameter, whatever bytes they have.
 const VERSIONS: &str = "SELECT r.key, r.version FROM json_each(?1) k \
     CROSS JOIN records r ON r.key = unhex(k.value)";
-const PUT: &str = "INSERT INTO records (key, value, version, revision) VALUES (?1, ?2, ?3, ?4) \
-    ON CONFLICT (key) DO UPDATE SET value = ?2, version = ?3, revision = ?4";
-const LINE: &str = "INSERT INTO changes (at, key, value, version, changes, bytes) \
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+const PUT: [&str; 2] = [
+    "INSERT INTO records (key, value, version, revision) VALUES ",
+    " ON CONFLICT (key) DO UPDATE SET \
+     value = excluded.value, version = excluded.version, revision = excluded.revision",
+];
+const LINE: &str = "INSERT INTO changes (at, key, value, version, changes, bytes) VALUES ";
 const STATE: &str = "UPDATE state SET revision = ?1, changes = ?2, bytes = ?3, compacted = ?4";
 const OLDEST: &str = "SELECT at, changes, bytes FROM changes ORDER BY at LIMIT ?1";
+
+/// Rows in one statement. Each statement is a journey to SQLite's thread, which costs more than its rows; the bound
+/// keeps the number of different statements small enough to stay prepared.
+const ROWS_MAX: usize = 16;
 
 /// What the writing task owns.
 pub(super) struct Writer {
@@ -81,14 +87,17 @@ async fn write(
     plan: &mut Plan,
     history: History,
 ) -> Result<(), sqlx::Error> {
-    for record in &plan.puts {
-        sqlx::query(PUT)
-            .bind(record.key.as_bytes())
-            .bind(&record.value[..])
-            .bind(signed(record.version))
-            .bind(signed(record.revision))
-            .execute(&mut *connection)
-            .await?;
+    for records in plan.puts.chunks(ROWS_MAX) {
+        let sql = format!("{}{}{}", PUT[0], places(records.len(), 4), PUT[1]);
+        let mut query = sqlx::query(AssertSqlSafe(sql));
+        for record in records {
+            query = query
+                .bind(record.key.as_bytes())
+                .bind(&record.value[..])
+                .bind(signed(record.version))
+                .bind(signed(record.revision));
+        }
+        query.execute(&mut *connection).await?;
     }
     for key in &plan.deletes {
         sqlx::query("DELETE FROM records WHERE key = ?1")
@@ -96,39 +105,52 @@ async fn write(
             .execute(&mut *connection)
             .await?;
     }
-    for line in &plan.lines {
-        sqlx::query(LINE)
-            .bind(signed(line.at))
-            .bind(line.key.as_bytes())
-            .bind(line.value.as_deref())
-            .bind(signed(line.version))
-            .bind(signed(line.changes))
-            .bind(signed(line.bytes))
+    for lines in plan.lines.chunks(ROWS_MAX) {
+        let mut query = sqlx::query(AssertSqlSafe(format!("{LINE}{}", places(lines.len(), 6))));
+        for line in lines {
+            query = query
+                .bind(signed(line.at))
+                .bind(line.key.as_bytes())
+                .bind(line.value.as_deref())
+                .bind(signed(line.version))
+                .bind(signed(line.changes))
+                .bind(signed(line.bytes));
+        }
+        query.execute(&mut *connection).await?;
+    }
+    cut(connection, plan, history).await?;
+    let Heads { revision, changes, bytes, compacted } = plan.heads;
+    let state = sqlx::query(STATE).bind(signed(revision)).bind(signed(changes));
+    state.bind(signed(bytes)).bind(signed(compacted)).execute(connection).await?;
+    Ok(())
+}
+
+/// `(?,?),(?,?)` for so many rows of so many columns.
+fn places(rows: usize, columns: usize) -> String {
+    let row = format!("({})", vec!["?"; columns].join(","));
+    vec![row; rows].join(",")
+}
+
+/// Removes the history beyond its bounds, when it is time to.
+async fn cut(
+    connection: &mut SqliteConnection,
+    plan: &mut Plan,
+    history: History,
+) -> Result<(), sqlx::Error> {
+    let Some(oldest) = plan.cut_rows else { return Ok(()) };
+    let oldest = sqlx::query_as::<_, (i64, i64, i64)>(OLDEST)
+        .bind(signed(oldest))
+        .fetch_all(&mut *connection)
+        .await?;
+    let oldest = oldest.into_iter().map(|(at, changes, bytes)| {
+        (rows::unsigned(at), rows::unsigned(changes), rows::unsigned(bytes))
+    });
+    if let Some(upto) = batch::cut(oldest, plan.heads, history) {
+        sqlx::query("DELETE FROM changes WHERE at < ?1")
+            .bind(signed(first_of(upto + 1)))
             .execute(&mut *connection)
             .await?;
+        plan.heads.compacted = upto;
     }
-    if let Some(oldest) = plan.cut_rows {
-        let oldest = sqlx::query_as::<_, (i64, i64, i64)>(OLDEST)
-            .bind(signed(oldest))
-            .fetch_all(&mut *connection)
-            .await?;
-        let oldest = oldest.into_iter().map(|(at, changes, bytes)| {
-            (rows::unsigned(at), rows::unsigned(changes), rows::unsigned(bytes))
-        });
-        if let Some(upto) = batch::cut(oldest, plan.heads, history) {
-            sqlx::query("DELETE FROM changes WHERE at < ?1")
-                .bind(signed(first_of(upto + 1)))
-                .execute(&mut *connection)
-                .await?;
-            plan.heads.compacted = upto;
-        }
-    }
-    sqlx::query(STATE)
-        .bind(signed(plan.heads.revision))
-        .bind(signed(plan.heads.changes))
-        .bind(signed(plan.heads.bytes))
-        .bind(signed(plan.heads.compacted))
-        .execute(&mut *connection)
-        .await?;
     Ok(())
 }
