@@ -20,6 +20,9 @@ const CUT_ROWS_MIN: u64 = 4 * CUT_EVERY;
 /// A change's place in the history is its revision times this and its place in the transaction.
 const PLACES: u64 = 256;
 
+/// Beyond every revision that a store can reach, and its places still fit a database's numbers.
+pub(crate) const REVISION_MAX: u64 = u64::MAX / 2 / PLACES - 2;
+
 const _: () = assert!(WRITES_MAX as u64 <= PLACES);
 
 /// The bounds of history, smaller in tests.

@@ -270,6 +270,11 @@ pub(crate) async fn history_ends(store: &Store) {
     let change = next(&mut *whole).await.unwrap();
     assert_eq!((change.revision, &*change.key), (oldest, "h/0"), "from a whole revision on");
     assert!(store.watch("", oldest - 2).await.is_err());
+    for ahead in [head + 1, u64::MAX] {
+        let begun = store.watch("", ahead).await.map(|_| ());
+        assert!(matches!(begun, Err(StoreError::Compacted { .. })), "{begun:?} after {ahead}");
+    }
+    assert!(store.watch("", head).await.is_ok());
 }
 
 /// Goal: a watch dropped and awaited again in the middle of waiting loses nothing.

@@ -5,7 +5,7 @@
 //!
 //! Deliberately absent: buffers of changes in the writer. A slow watcher costs nothing but its own place.
 
-use crate::batch::{Line, first_of, revision_of};
+use crate::batch::{Line, REVISION_MAX, first_of, revision_of};
 use crate::bounds::Span;
 use crate::{Change, StoreError, Watch};
 use async_trait::async_trait;
@@ -61,6 +61,8 @@ impl<L: Log> Follow<L> {
     /// Begins after revision `after`; fails at once when that is gone.
     pub(crate) async fn start(log: Arc<L>, prefix: &str, after: u64) -> Result<Self, StoreError> {
         crate::bounds::prefix(prefix)?;
+        // Callers pass on what their callers say; a revision that cannot be is ahead of the store like any other.
+        let after = after.min(REVISION_MAX);
         let head = log.head();
         let mut follow = Self {
             log,

@@ -187,7 +187,8 @@ pub trait World: Send + Sync + 'static {
     /// key once. One that changes nothing (checks alone) raises no revision and answers the current one.
     async fn commit(&self, writes: &[Write]) -> Result<u64, StoreError>;
 
-    /// Every change of keys with `prefix` after revision `after`, in order.
+    /// Every change of keys with `prefix` after revision `after`, in order. `Compacted` when the history does not reach
+    /// back so far, or when the store has not got so far: then it was put back to an older state.
     async fn watch(&self, prefix: &str, after: u64) -> Result<Box<dyn Watch>, StoreError>;
 
     /// The revision of the last transaction.

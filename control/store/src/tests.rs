@@ -131,6 +131,12 @@ async fn postgres_conforms() {
     sqlx::query("INSERT INTO short.store_schema VALUES (99)").execute(&pool).await.unwrap();
     let said = text_of(postgres::connect(&server.url(), conf("short")).await);
     assert!(said.contains("its schema is at version 99 and this program knows only"), "{said}");
+    // A database put back to an older state: its watches are told.
+    let back = postgres::connect(&server.url(), conf("back")).await.unwrap();
+    let head = back.commit(&[put("k", "1", Expect::Any)]).await.unwrap();
+    let mut watch = back.watch("", head).await.unwrap();
+    sqlx::query("UPDATE back.state SET revision = 0").execute(&pool).await.unwrap();
+    assert!(matches!(next(&mut *watch).await, Err(StoreError::Compacted { .. })));
     let said = text_of(postgres::connect(&server.url(), conf("x; drop")).await);
     assert!(said.contains("is not 1 to 63 of a-z, 0-9 and _"), "{said}");
     let nowhere = format!("{}_none", server.url());
@@ -232,13 +238,16 @@ async fn a_frozen_postgres_is_away() {
     assert!(matches!(written, Err(StoreError::Away(_))), "{written:?}");
     server.thaw();
     // The server's own end of that transaction may come a moment later.
-    let now = loop {
-        match store.commit(&write).await {
-            Ok(_) => break store.get("k").await.unwrap().unwrap(),
-            Err(StoreError::Away(_)) => {}
-            Err(error) => panic!("{error}"),
+    let again = async {
+        loop {
+            match store.commit(&write).await {
+                Ok(_) => return store.get("k").await.unwrap().unwrap(),
+                Err(StoreError::Away(_)) => {}
+                Err(error) => panic!("{error}"),
+            }
         }
     };
+    let now = tokio::time::timeout(WAIT, again).await.expect("back in time");
     assert_eq!((now.version, &now.value[..]), (2, &b"2"[..]));
 }
 
