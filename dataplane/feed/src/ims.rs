@@ -76,6 +76,8 @@ struct Need {
 struct Im {
     /// The latest process that was heard of.
     epoch: u64,
+    /// The furthest place that was heard of.
+    furthest: Place,
     /// Where the books stand.
     place: Place,
     /// The books are exactly the state at their place.
@@ -109,12 +111,12 @@ impl Ims {
     pub fn announced(&mut self, told: Announcement, join: &mut Join, now_ms: u64) {
         let id = told.im;
         let Some(im) = entry(&mut self.all, &mut self.counts, id) else { return };
-        if told.epoch < im.epoch || (told.epoch, told.seq) <= im.place {
+        let place = (told.epoch, told.seq);
+        if place <= im.place {
             self.counts.stale += 1;
             return;
         }
-        im.heard(told.epoch, now_ms);
-        let place = (told.epoch, told.seq);
+        im.heard(place, now_ms);
         let mut touched: BTreeSet<InstanceId> = BTreeSet::new();
         for change in &told.changes {
             if let EndpointChange::Down(instance) = change {
@@ -122,13 +124,20 @@ impl Ims {
                 touched.insert(*instance);
             }
         }
+        if told.epoch < im.epoch {
+            // A former life, which the books have not left yet: only what it withdrew counts.
+            self.counts.stale += 1;
+            im.show(touched, join);
+            return;
+        }
         im.wait(told, &mut touched, &mut self.counts);
         let agreed = im.catch_up(&mut touched, &mut self.counts);
         im.show(touched, join);
         let due = match (agreed, im.is_current()) {
             (false, _) => Some(now_ms),
             (true, true) => None,
-            (true, false) => Some(now_ms + GRACE_MS),
+            // Also of a stranger only the whole is believed: its first words may be a late copy.
+            (true, false) => Some(now_ms + im.grace_ms()),
         };
         self.settle(id, due);
     }
@@ -141,17 +150,14 @@ impl Ims {
             self.counts.stale += 1;
             return;
         }
-        im.heard(beat.epoch, now_ms);
-        if place < im.place {
+        im.heard(place, now_ms);
+        if place < im.furthest {
+            // Late; what was heard later counts.
             self.counts.stale += 1;
             return;
         }
-        if im.books.is_empty() && beat.seq == 0 && beat.digest == Digest::default() {
-            // Nothing is there, and nothing is known: as whole as can be.
-            (im.place, im.whole, im.lost) = (place, true, false);
-        }
         let due = if place > im.place {
-            Some(now_ms + GRACE_MS)
+            Some(now_ms + im.grace_ms())
         } else if im.whole && im.digest == beat.digest {
             None
         } else {
@@ -182,7 +188,7 @@ impl Ims {
             self.counts.stale += 1;
             return;
         }
-        im.heard(all.epoch, now_ms);
+        im.heard(place, now_ms);
         self.counts.resyncs += 1;
         let mut touched: BTreeSet<InstanceId> = im.shown.keys().copied().collect();
         im.take_over(place, all.endpoints, &mut self.counts);
@@ -206,7 +212,7 @@ impl Ims {
         if place <= im.place && im.whole {
             return;
         }
-        im.heard(place.0, now_ms);
+        im.heard(place, now_ms);
         let mut touched = BTreeSet::new();
         for instance in instances {
             im.mask(instance, place, &mut self.counts);
@@ -222,7 +228,7 @@ impl Ims {
         if epoch < im.epoch {
             return;
         }
-        im.heard(epoch, now_ms);
+        im.heard((epoch, 0), now_ms);
         let due = (im.place.0 != im.epoch || !im.whole).then_some(now_ms);
         self.settle(id, due);
     }
@@ -367,17 +373,24 @@ fn entry<'a>(all: &'a mut BTreeMap<ImId, Im>, counts: &mut Counts, id: ImId) -> 
 }
 
 impl Im {
-    fn heard(&mut self, epoch: u64, now_ms: u64) {
+    fn heard(&mut self, place: Place, now_ms: u64) {
+        let (epoch, _) = place;
         self.heard_ms = now_ms.max(1);
+        self.furthest = self.furthest.max(place);
         if epoch > self.epoch {
             self.epoch = epoch;
             self.waiting.clear();
         }
     }
 
-    /// The books are whole, in the latest epoch, and nothing waits.
+    /// How long a gap may take to close by itself. One to another life does not.
+    fn grace_ms(&self) -> u64 {
+        if self.place.0 == self.epoch { GRACE_MS } else { 0 }
+    }
+
+    /// The books are whole, and nobody spoke of a later place.
     fn is_current(&self) -> bool {
-        self.whole && self.place.0 == self.epoch && self.waiting.is_empty()
+        self.whole && self.place >= self.furthest
     }
 
     fn mask(&mut self, instance: InstanceId, place: Place, counts: &mut Counts) {
@@ -414,11 +427,6 @@ impl Im {
 
     /// Apply what waits as far as there is no gap. False when a digest differed.
     fn catch_up(&mut self, touched: &mut BTreeSet<InstanceId>, counts: &mut Counts) -> bool {
-        // A process that nothing is known of begins with nothing.
-        if self.place.0 < self.epoch && self.books.is_empty() && self.waiting.contains_key(&1) {
-            self.place = (self.epoch, 0);
-            self.whole = true;
-        }
         let mut agreed = true;
         while self.whole && self.place.0 == self.epoch {
             let Some(told) = self.waiting.remove(&(self.place.1 + 1)) else { break };

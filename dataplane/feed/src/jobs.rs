@@ -137,8 +137,8 @@ impl Jobs {
     /// Where the store stands.
     pub fn beat(&mut self, beat: &RoutesBeat, now_ms: u64) {
         self.heard = self.heard.max(beat.revision);
-        if beat.revision < self.head {
-            // A job manager that is behind, or a late message. Neither may take anything back.
+        if beat.revision < self.heard {
+            // A job manager that is behind, or a late message. Neither may take anything back, nor a doubt away.
             self.counts.stale += 1;
         } else if beat.revision > self.head {
             self.counts.gaps += u64::from(self.doubt_ms.is_none() && self.walk.is_none());
@@ -270,16 +270,27 @@ impl Jobs {
         self.entries.values().filter_map(|entry| entry.routes.clone()).collect()
     }
 
-    /// From the file. Messages from before its place are not news; what was gone by then left no mark.
+    /// For the file: jobs known to be gone by a revision that lies behind a gap.
+    pub fn saved_gone(&self) -> Vec<(JobId, u64)> {
+        let gone = self.entries.iter().filter(|(_, entry)| entry.routes.is_none());
+        let gone = gone.filter(|(_, entry)| entry.revision > self.head);
+        gone.map(|(job, entry)| (*job, entry.revision)).collect()
+    }
+
+    /// From the file. Messages from before its place are not news; what was gone by then needs no mark.
     pub fn restore(
         &mut self,
         head: u64,
         verified_ms: Option<u64>,
         jobs: Vec<JobRoutes>,
+        gone: Vec<(JobId, u64)>,
         join: &mut Join,
     ) {
         for routes in jobs {
             self.put(routes.job, routes.revision, Some(routes), join);
+        }
+        for (job, revision) in gone {
+            self.put(job, revision, None, join);
         }
         (self.head, self.verified, self.verified_ms) = (head, head, verified_ms);
     }

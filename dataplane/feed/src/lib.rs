@@ -24,8 +24,11 @@ pub mod questions;
 mod saver;
 mod service;
 pub mod state;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -116,6 +119,8 @@ impl Running {
 /// What others read while the loop runs.
 pub(crate) struct Shared {
     numbers: Mutex<Numbers>,
+    /// Counted by the tasks that answer.
+    pub(crate) drains_idle: Arc<AtomicU64>,
     ready: watch::Sender<bool>,
     clock: Clock,
 }
@@ -134,7 +139,8 @@ impl Shared {
     }
 
     fn numbers(&self) -> Numbers {
-        *self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
+        let numbers = *self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        Numbers { drains_idle: self.drains_idle.load(Ordering::Relaxed), ..numbers }
     }
 
     fn metrics_text(&self) -> String {
@@ -158,7 +164,8 @@ pub fn start(
     }
     let (ready, _) = watch::channel(false);
     let clock = bus.clock().clone();
-    let shared = Arc::new(Shared { numbers: Mutex::default(), ready, clock });
+    let shared =
+        Arc::new(Shared { numbers: Mutex::default(), drains_idle: Arc::default(), ready, clock });
     let shared_later = Arc::clone(&shared);
     let mut service = Service::new(&settings, bus, hub, Arc::clone(&shared), stop);
     service.restore();

@@ -51,12 +51,12 @@ pub(crate) struct Questions {
     waiting: Vec<Waiting>,
     pub(crate) awaits: u64,
     pub(crate) drains: u64,
-    pub(crate) drains_idle: Arc<AtomicU64>,
+    drains_idle: Arc<AtomicU64>,
     pub(crate) refused: u64,
 }
 
 impl Questions {
-    pub(crate) fn new(router: RouterId, hub: Arc<Hub>) -> Self {
+    pub(crate) fn new(router: RouterId, hub: Arc<Hub>, drains_idle: Arc<AtomicU64>) -> Self {
         Self {
             router,
             hub,
@@ -64,7 +64,7 @@ impl Questions {
             waiting: Vec::new(),
             awaits: 0,
             drains: 0,
-            drains_idle: Arc::default(),
+            drains_idle,
             refused: 0,
         }
     }

@@ -96,6 +96,7 @@ fn snapshot(state: &State) -> Saving {
         head: state.jobs.head(),
         verified_ms: state.jobs.verified_ms(),
         jobs: state.jobs.saved(),
+        gone: state.jobs.saved_gone(),
         ims: state.ims.saved(),
     }
 }

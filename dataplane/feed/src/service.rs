@@ -8,7 +8,6 @@
 //! Messages that wait together are committed together. Whatever happens to the bus, the table stays. Deliberately absent:
 //! a way to end by mistake: only the token ends it.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -97,7 +96,11 @@ impl Service {
             identity: Identity { router: settings.router, hostname: settings.hostname.clone() },
             state: State::new(now_ms),
             applied: Applied::default(),
-            questions: Questions::new(settings.router, Arc::clone(&hub)),
+            questions: Questions::new(
+                settings.router,
+                Arc::clone(&hub),
+                Arc::clone(&shared.drains_idle),
+            ),
             saver: Saver::new(settings.table_file.clone()),
             answers: mpsc::channel(ANSWERS_MAX),
             numbers: Numbers::default(),
@@ -116,7 +119,7 @@ impl Service {
         let now_ms = self.bus.clock().unix_ms();
         let Some(saved) = self.saver.load() else { return };
         let State { jobs, ims, join } = &mut self.state;
-        jobs.restore(saved.head, saved.verified_ms, saved.jobs, join);
+        jobs.restore(saved.head, saved.verified_ms, saved.jobs, saved.gone, join);
         for one in saved.ims {
             ims.restore(one, join, now_ms);
         }
@@ -444,7 +447,6 @@ impl Service {
             refusals: self.applied.refusals,
             commits: self.applied.commits,
             drains: self.questions.drains,
-            drains_idle: self.questions.drains_idle.load(Ordering::Relaxed),
             awaits: self.questions.awaits,
             questions_refused: self.questions.refused,
             ..self.numbers
