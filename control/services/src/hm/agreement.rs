@@ -94,7 +94,8 @@ fn due_for(
         let doubtful = verdict == Verdict::Lost && !im.leaving;
         Some(Step { im: id, verdict, expect, agreement: Some(agreement), doubtful })
     };
-    let silent_since = im.heard_ms.unwrap_or(0).max(hearing_since_ms);
+    // Whoever wrote that it is here has heard it, also if we have not yet.
+    let silent_since = im.heard_ms.max(im.vouched_ms).unwrap_or(0).max(hearing_since_ms);
     let silent = now_ms.saturating_sub(silent_since) > silence_ms(beat_ms);
     let Some(agreement) = im.agreement() else {
         // A farewell of a stranger, or one that fell silent at once, needs no record.

@@ -20,6 +20,8 @@ mod seen;
 mod tasks;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_loop;
 
 pub use agreement::{Agreement, FORGET_MS, Step, Verdict, due};
 pub use flapping::{duration, flapping, line};

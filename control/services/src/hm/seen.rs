@@ -48,6 +48,8 @@ pub(super) struct ImSeen {
     beat_seq: Option<u64>,
     /// When the last beat came.
     pub(super) heard_ms: Option<u64>,
+    /// When another health manager's word came that it is here.
+    pub(super) vouched_ms: Option<u64>,
     /// It said farewell.
     pub(super) leaving: bool,
     /// What all health managers agreed about it.
@@ -348,6 +350,7 @@ impl Seen {
         id: ImId,
         what: Option<Agreement>,
         (version, revision): (u64, u64),
+        now_ms: u64,
     ) -> Changed {
         let mut changed = Changed::new();
         let Some(im) = take_in(&mut self.ims, id) else { return changed };
@@ -361,6 +364,9 @@ impl Seen {
             }
             if im.record.is_none() {
                 im.record = Some(agreement.record.clone());
+            }
+            if !agreement.lost {
+                im.vouched_ms = Some(now_ms);
             }
             // We may have heard a later life than the one that was declared lost.
             im.returned = agreement.lost
@@ -380,10 +386,10 @@ impl Seen {
     }
 
     /// The agreements were read as a whole at `revision`: what is not among `there` is not in the store.
-    pub fn agreed_all(&mut self, there: &BTreeSet<ImId>, revision: u64) -> Changed {
+    pub fn agreed_all(&mut self, there: &BTreeSet<ImId>, revision: u64, now_ms: u64) -> Changed {
         self.knows_store = true;
         let gone: Vec<_> = self.ims.keys().filter(|id| !there.contains(id)).copied().collect();
-        gone.into_iter().flat_map(|id| self.agreed(id, None, (0, revision))).collect()
+        gone.into_iter().flat_map(|id| self.agreed(id, None, (0, revision), now_ms)).collect()
     }
 
     /// Since when a job counts as flapping; none = it does not.

@@ -310,7 +310,8 @@ impl Hm {
 
     fn agreed(&self, im: ImId, what: Option<Agreement>, place: (u64, u64)) {
         let before = self.seen().loss(im);
-        self.apply(|seen| seen.agreed(im, what, place));
+        let now_ms = self.now_ms();
+        self.apply(|seen| seen.agreed(im, what, place, now_ms));
         if self.seen().loss(im).is_some_and(|lost| before.as_ref() != Some(&lost)) {
             self.losses.notify_one();
         }
@@ -324,7 +325,8 @@ impl Hm {
                 for record in records {
                     self.agreed_record(record);
                 }
-                self.apply(|seen| seen.agreed_all(&there, revision));
+                let now_ms = self.now_ms();
+                self.apply(|seen| seen.agreed_all(&there, revision, now_ms));
                 self.agree.notify_one();
             }
             Told::Change(Change { record: Some(record), .. }) => self.agreed_record(record),

@@ -11,15 +11,15 @@ use wire::{ImId, InstanceId, InstanceState, Job, JobId, JobState};
 
 // === a world to look at ===
 
-fn im(number: u128) -> ImId {
+pub(super) fn im(number: u128) -> ImId {
     ImId(Uuid::from_u128(number))
 }
 
-fn job(number: u128) -> JobId {
+pub(super) fn job(number: u128) -> JobId {
     JobId(Uuid::from_u128(0x10_0000 + number))
 }
 
-fn instance(number: u128) -> InstanceId {
+pub(super) fn instance(number: u128) -> InstanceId {
     InstanceId(Uuid::from_u128(0x20_0000 + number))
 }
 
@@ -38,7 +38,7 @@ fn record(id: ImId, start_time_ms: u64) -> ImRecord {
     }
 }
 
-fn running(id: InstanceId, of: JobId, state: InstanceState) -> InstanceSeen {
+pub(super) fn running(id: InstanceId, of: JobId, state: InstanceState) -> InstanceSeen {
     InstanceSeen {
         id,
         job: of,
@@ -52,7 +52,7 @@ fn running(id: InstanceId, of: JobId, state: InstanceState) -> InstanceSeen {
     }
 }
 
-fn failed(id: InstanceId, of: JobId, at_ms: u64) -> Ended {
+pub(super) fn failed(id: InstanceId, of: JobId, at_ms: u64) -> Ended {
     Ended {
         id,
         job: of,
@@ -67,7 +67,7 @@ fn failed(id: InstanceId, of: JobId, at_ms: u64) -> Ended {
 }
 
 /// What an instance manager would be: the truth, and every message that it ever sent.
-struct Im {
+pub(super) struct Im {
     record: ImRecord,
     seq: u64,
     instances: BTreeMap<InstanceId, InstanceSeen>,
@@ -81,12 +81,12 @@ enum Said {
 }
 
 impl Im {
-    fn new(id: ImId, start_time_ms: u64) -> Self {
+    pub(super) fn new(id: ImId, start_time_ms: u64) -> Self {
         let record = record(id, start_time_ms);
         Self { record, seq: 0, instances: BTreeMap::new(), ended: Vec::new() }
     }
 
-    fn beat(&mut self) -> Beat {
+    pub(super) fn beat(&mut self) -> Beat {
         self.seq += 1;
         Beat {
             im: self.record.clone(),
@@ -97,7 +97,7 @@ impl Im {
         }
     }
 
-    fn switch(&mut self, seen: InstanceSeen, ended: Option<Ended>) -> Switch {
+    pub(super) fn switch(&mut self, seen: InstanceSeen, ended: Option<Ended>) -> Switch {
         self.seq += 1;
         let before = self.instances.get(&seen.id).map(|seen| seen.state);
         if seen.state == InstanceState::Removed {
@@ -265,18 +265,18 @@ fn silence_becomes_a_loss() {
     seen.beat(one.beat(), 0);
     assert!(due(&seen, 1, beat_ms).is_empty(), "nothing is known of the store yet");
     assert!(!seen.complete());
-    seen.agreed_all(&Default::default(), 1);
+    seen.agreed_all(&Default::default(), 1, 0);
     assert!(seen.complete());
     let steps = due(&seen, 1, beat_ms);
     assert_eq!((steps[0].verdict, steps[0].expect, steps.len()), (Verdict::Here, 0, 1));
-    seen.agreed(im(1), steps[0].agreement.clone(), (1, 2));
+    seen.agreed(im(1), steps[0].agreement.clone(), (1, 2), 0);
     assert!(due(&seen, 15_000, beat_ms).is_empty());
     seen.was_deaf(14_000);
     assert!(due(&seen, 15_001, beat_ms).is_empty());
     let steps = due(&seen, 29_001, beat_ms);
     assert_eq!((steps[0].verdict, steps[0].expect, steps[0].doubtful), (Verdict::Lost, 1, true));
     assert_eq!(whole(&seen).jobs[&job(1)].instances.len(), 1);
-    let changed = seen.agreed(im(1), steps[0].agreement.clone(), (2, 3));
+    let changed = seen.agreed(im(1), steps[0].agreement.clone(), (2, 3), 0);
     assert_eq!(changed, Changed::from([job(1)]));
     assert_eq!(whole(&seen).jobs[&job(1)].instances.len(), 0);
     assert!(seen.complete(), "a lost one is not waited for");
@@ -294,14 +294,14 @@ fn silence_becomes_a_loss() {
 fn a_farewell_is_a_loss_at_once() {
     let mut one = Im::new(im(1), 100);
     let mut seen = Seen::new(0);
-    seen.agreed_all(&Default::default(), 1);
-    seen.agreed(im(1), Some(agreement(&one.record, false)), (1, 2));
+    seen.agreed_all(&Default::default(), 1, 0);
+    seen.agreed(im(1), Some(agreement(&one.record, false)), (1, 2), 0);
     let mut last = one.beat();
     last.leaving = true;
     seen.beat(last, 1);
     let steps = due(&seen, 1, 5_000);
     assert_eq!((steps[0].verdict, steps[0].doubtful), (Verdict::Lost, false));
-    seen.agreed(im(1), steps[0].agreement.clone(), (2, 3));
+    seen.agreed(im(1), steps[0].agreement.clone(), (2, 3), 0);
     assert!(due(&seen, 2, 5_000).is_empty(), "its farewell does not bring it back");
     // A new process of the same is here again.
     one.record.start_time_ms += 1;
@@ -314,22 +314,22 @@ fn a_farewell_is_a_loss_at_once() {
 #[test]
 fn who_never_speaks_is_lost_and_forgotten() {
     let mut seen = Seen::new(0);
-    seen.agreed(im(1), Some(agreement(&record(im(1), 100), false)), (4, 9));
-    seen.agreed_all(&[im(1)].into(), 9);
+    seen.agreed(im(1), Some(agreement(&record(im(1), 100), false)), (4, 9), 0);
+    seen.agreed_all(&[im(1)].into(), 9, 0);
     assert!(!seen.complete());
     let lost = due(&seen, 15_001, 5_000).remove(0);
     assert_eq!((lost.verdict, lost.expect), (Verdict::Lost, 4));
-    seen.agreed(im(1), lost.agreement, (5, 10));
+    seen.agreed(im(1), lost.agreement, (5, 10), 0);
     assert!(seen.complete() && due(&seen, FORGET_MS, 5_000).is_empty());
     let gone = due(&seen, 15_001 + FORGET_MS + 1, 5_000).remove(0);
     assert_eq!((gone.verdict, gone.expect, gone.agreement), (Verdict::Forgotten, 5, None));
-    seen.agreed(im(1), None, (0, 11));
+    seen.agreed(im(1), None, (0, 11), 0);
     seen.forget_strangers(20_000_000_000, 15_000);
     assert!(whole(&seen).ims.is_empty() && seen.complete());
     // An older word of the store, told late, does not bring it back.
     let mut seen = Seen::new(0);
-    seen.agreed(im(1), None, (0, 11));
-    seen.agreed(im(1), Some(agreement(&record(im(1), 100), true)), (5, 10));
+    seen.agreed(im(1), None, (0, 11), 0);
+    seen.agreed(im(1), Some(agreement(&record(im(1), 100), true)), (5, 10), 0);
     assert!(seen.losses().is_empty());
 }
 

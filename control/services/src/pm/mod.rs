@@ -20,7 +20,7 @@ pub use objects::{Object, ObjectError, Objects, Place, Reading, Stored, is_sha25
 pub use range::{Wanted, wanted};
 pub use s3::Bucket;
 
-use bus::{Bus, Next};
+use bus::{Bus, Next, Subscription};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +40,8 @@ pub const COLLECT_PERIOD: Duration = Duration::from_secs(600);
 pub const COLLECT_AGE: Duration = Duration::from_secs(3_600);
 /// How long transfers may go on after the end was asked for.
 const PARTING_WAIT: Duration = Duration::from_secs(5);
+/// How long a start waits for the bus.
+const BUS_WAIT: Duration = Duration::from_secs(1);
 /// Waits after a failure of the bus, doubling.
 const WAIT_MIN: Duration = Duration::from_millis(100);
 const WAIT_MAX: Duration = Duration::from_secs(5);
@@ -144,8 +146,11 @@ pub async fn start(
     let mut tasks = JoinSet::new();
     tasks.spawn(serve(listener, shelf, stop.clone()));
     let (clock, ending) = (bus.clock().clone(), stop.clone());
+    // Who starts us may ask at once; a bus that is away is waited for elsewhere.
+    let questions = tokio::time::timeout(BUS_WAIT, bus.subscribe(subject::PM_LOCATE, None)).await;
+    let questions = questions.ok().and_then(Result::ok);
     tasks.spawn(async move {
-        ending.run_until_cancelled(tell_where(bus, location)).await;
+        ending.run_until_cancelled(tell_where(bus, location, questions)).await;
     });
     tasks.spawn(async move {
         let rounds = async {
@@ -182,22 +187,32 @@ async fn serve(listener: TcpListener, shelf: http::Shelf, stop: CancellationToke
 }
 
 /// Answers everybody who asks where packages are.
-async fn tell_where(bus: Bus, location: PmLocation) {
+async fn tell_where(bus: Bus, location: PmLocation, mut questions: Option<Subscription>) {
     let mut wait = WAIT_MIN;
     loop {
-        match bus.subscribe(subject::PM_LOCATE, None).await {
-            Ok(mut questions) => {
-                wait = WAIT_MIN;
-                while let Some(next) = questions.next().await {
-                    let Next::Message(message) = next else { continue };
+        while let Some(subscription) = &mut questions {
+            match subscription.next().await {
+                Some(Next::Message(message)) => {
+                    wait = WAIT_MIN;
                     if let Err(mistake) = message.reply(&location).await {
                         tracing::warn!(%mistake, "an answer was not sent");
                     }
                 }
+                // Who was not heard asks again.
+                Some(Next::Lost(_)) => {}
+                None => {
+                    questions = None;
+                    tokio::time::sleep(wait).await;
+                }
             }
-            Err(mistake) => tracing::warn!(%mistake, "questions cannot be heard"),
         }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(WAIT_MAX);
+        match bus.subscribe(subject::PM_LOCATE, None).await {
+            Ok(subscription) => questions = Some(subscription),
+            Err(mistake) => {
+                tracing::warn!(%mistake, "questions cannot be heard");
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(WAIT_MAX);
+            }
+        }
     }
 }
