@@ -4,7 +4,7 @@
 //! source holds with another flag) is set aside, told, and tried again with every beat; it never keeps the others from
 //! being served. Deliberately absent: why something is wanted (`join`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use route::{Change, Desired, Endpoint};
@@ -36,14 +36,13 @@ pub struct Applied {
 }
 
 impl Applied {
-    /// Bring the table up to date for the touched keys, and for those that were refused before. The version that holds
-    /// it; none when nothing had to change.
+    /// Bring the table up to date for the touched keys. The version that holds it; none when nothing had to change.
     pub fn commit(&mut self, join: &Join, mut touched: Touched, hub: &Hub) -> Option<u64> {
-        for key in std::mem::take(&mut self.refused).into_keys() {
-            match key {
-                Key::Job(name) => drop(touched.jobs.insert(name)),
-                Key::Route(endpoint) => drop(touched.routes.insert(endpoint)),
-            }
+        let mut before = BTreeSet::new();
+        if !self.refused.is_empty() {
+            let keys = touched.jobs.iter().cloned().map(Key::Job);
+            let keys = keys.chain(touched.routes.iter().cloned().map(Key::Route));
+            before.extend(keys.filter(|key| self.refused.remove(key).is_some()));
         }
         for _ in 0..REFUSALS_MAX {
             let (old, new) = (self.held(&touched), wanted(join, &touched));
@@ -57,7 +56,7 @@ impl Applied {
                     self.note(&touched, new);
                     return Some(receipt.version);
                 }
-                Err(refused) => self.set_aside(&changes, &refused, &mut touched),
+                Err(refused) => self.set_aside(&changes, &refused, &mut touched, &before),
             }
         }
         let left = touched.jobs.into_iter().map(Key::Job);
@@ -65,6 +64,23 @@ impl Applied {
             self.refused.insert(key, "too many refusals in one commit".to_owned());
         }
         None
+    }
+
+    /// Try again what was refused.
+    pub fn retry(&mut self, join: &Join, hub: &Hub) -> Option<u64> {
+        let mut touched = Touched::default();
+        for key in self.refused.keys().cloned() {
+            match key {
+                Key::Job(name) => drop(touched.jobs.insert(name)),
+                Key::Route(endpoint) => drop(touched.routes.insert(endpoint)),
+            }
+        }
+        self.commit(join, touched, hub)
+    }
+
+    /// An address that should have gone is in the table, because the table does not let its job go.
+    pub fn is_stuck(&self, addr: SocketAddr) -> bool {
+        self.refused.keys().any(|key| matches!(key, Key::Job(name) if self.has(name, addr)))
     }
 
     /// Keys that the table does not take just now, and why.
@@ -103,7 +119,13 @@ impl Applied {
     }
 
     /// Take the key that stood in the way out of what is touched.
-    fn set_aside(&mut self, changes: &[Change], refused: &Refused, touched: &mut Touched) {
+    fn set_aside(
+        &mut self,
+        changes: &[Change],
+        refused: &Refused,
+        touched: &mut Touched,
+        before: &BTreeSet<Key>,
+    ) {
         let key = match refused {
             Refused::Listen { addr, .. } => Some(Key::Route(Endpoint::Tcp(*addr))),
             Refused::Change(error) => changes.get(error.index).map(key_of),
@@ -125,7 +147,9 @@ impl Applied {
             return;
         };
         self.refusals += 1;
-        tracing::error!(?key, why, "the table refused it; tried again with every beat");
+        if !before.contains(&key) {
+            tracing::error!(?key, why, "the table refused it; tried again with every beat");
+        }
         self.refused.insert(key, why);
     }
 }

@@ -222,15 +222,17 @@ impl Ims {
         self.settle(id, Some(now_ms + GRACE_MS));
     }
 
-    /// Somebody exists, in this process: what it serves has to be asked.
-    pub fn exists(&mut self, id: ImId, epoch: u64, now_ms: u64) {
+    /// Somebody exists, and has come as far as this.
+    pub fn exists(&mut self, id: ImId, place: Place, now_ms: u64) {
         let Some(im) = entry(&mut self.all, &mut self.counts, id) else { return };
-        if epoch < im.epoch {
+        if place.0 < im.epoch {
             return;
         }
-        im.heard((epoch, 0), now_ms);
-        let due = (im.place.0 != im.epoch || !im.whole).then_some(now_ms);
-        self.settle(id, due);
+        im.heard(place, now_ms);
+        if !im.is_current() {
+            let due = now_ms + im.grace_ms();
+            self.settle(id, Some(due));
+        }
     }
 
     /// A health manager gave somebody up. Whom we hear ourselves lives; the message is repeated while it is true.

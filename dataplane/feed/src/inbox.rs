@@ -22,7 +22,7 @@ pub(crate) enum Topic {
 
 /// What came.
 pub(crate) enum Heard {
-    Message(Topic, Delivery),
+    Message(Topic, Box<Delivery>),
     /// Messages did not fit, or were dropped with a connection.
     Missed(Topic),
     /// The bus is closed.
@@ -74,7 +74,7 @@ impl Inbox {
             next = self.proof.next() => (T::Proof, next),
         };
         match next {
-            Some(Next::Message(delivery)) => Heard::Message(topic, delivery),
+            Some(Next::Message(delivery)) => Heard::Message(topic, Box::new(delivery)),
             Some(Next::Lost(_)) => Heard::Missed(topic),
             None => Heard::Closed,
         }

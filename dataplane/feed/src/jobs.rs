@@ -181,6 +181,12 @@ impl Jobs {
         let Some(page) = page else { return };
         if page.revision < verified {
             self.counts.stale += 1;
+            let (page, known) = (page.revision, verified);
+            tracing::warn!(
+                page,
+                known,
+                "a job manager is behind this table; if the store was set back, remove the table file and start anew"
+            );
             return;
         }
         if !fits(&page, walk.after) || walk.pages == PAGES_MAX {

@@ -138,7 +138,7 @@ fn is_out(question: &Drain, state: &State, applied: &Applied) -> bool {
     question.endpoints.iter().all(|endpoint| {
         let name = state.join.name_of(endpoint.job, endpoint.port);
         let in_table = name.is_some_and(|name| applied.has(name, endpoint.addr));
-        !in_table && !state.ims.shows(question.im, endpoint)
+        !in_table && !applied.is_stuck(endpoint.addr) && !state.ims.shows(question.im, endpoint)
     })
 }
 

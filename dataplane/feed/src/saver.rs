@@ -56,7 +56,7 @@ impl Saver {
     /// Write if it is due, aside.
     pub(crate) fn save(&mut self, state: &State, tell: &mpsc::Sender<Answer>) {
         let Some(path) = self.path.clone() else { return };
-        if !self.due().is_some_and(|due| due <= Instant::now()) {
+        if self.due().is_none_or(|due| due > Instant::now()) {
             return;
         }
         (self.dirty, self.busy) = (false, true);
@@ -71,6 +71,11 @@ impl Saver {
             }
             drop(tell.send(Answer::Saved { took: begun.elapsed(), ok }).await);
         });
+    }
+
+    /// A write is under way.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.busy
     }
 
     /// A write is over.

@@ -153,6 +153,11 @@ impl Service {
             pause = (pause * 2).min(SUBSCRIBE_PAUSE.1);
         }
         self.farewell().await;
+        while self.saver.is_busy() {
+            // Two writers of one file would spoil it.
+            let Some(answer) = self.answers.1.recv().await else { break };
+            self.answered(answer);
+        }
         self.saver.finish(&self.state).await;
     }
 
@@ -250,7 +255,7 @@ impl Service {
                     Topic::Lost | Topic::Drain | Topic::Await | Topic::Explain | Topic::Proof => {}
                 }
             }
-            Heard::Message(topic, delivery) => self.message(topic, delivery),
+            Heard::Message(topic, delivery) => self.message(topic, *delivery),
         }
         true
     }
@@ -272,6 +277,9 @@ impl Service {
             Topic::Await => match decode::<wire::routing::Await>(&delivery) {
                 Some(question) => {
                     self.apply(Event::Expected(question.revision));
+                    if let Some((im, epoch, seq)) = question.announced {
+                        self.apply(Event::Exists(im, epoch, seq));
+                    }
                     self.questions.wait(delivery, question);
                 }
                 None => self.tell(None),
@@ -313,7 +321,7 @@ impl Service {
         match answer {
             Answer::Page { ask, page } => self.apply(Event::Page { ask, page }),
             Answer::Endpoints { ask, all } => self.apply(Event::Endpoints { ask, all }),
-            Answer::Exists(im, epoch) => self.apply(Event::Exists(im, epoch)),
+            Answer::Exists(im, epoch) => self.apply(Event::Exists(im, epoch, 0)),
             Answer::Discovered => self.discovered = true,
             Answer::Saved { took, ok } => {
                 self.numbers.saves_failed += u64::from(!ok);
@@ -376,14 +384,13 @@ impl Service {
 
     /// "I live, and serve this": what all cores serve now, or within a moment.
     fn beat(&mut self) {
-        if self.applied.refused().next().is_some() {
-            self.applied.commit(&self.state.join, Touched::default(), &self.hub);
-        }
+        self.applied.retry(&self.state.join, &self.hub);
         let version = self.hub.version();
         let newest =
             Served { revision: self.state.jobs.head(), ims: self.state.ims.places().collect() };
         let (hub, bus, served) =
             (Arc::clone(&self.hub), self.bus.clone(), Arc::clone(&self.served));
+        let stop = self.stop.clone();
         let mut beat = self.router_beat(Served::default(), false);
         tokio::spawn(async move {
             let live = hub.wait_live(version, BEAT / 2).await.is_ok();
@@ -393,6 +400,10 @@ impl Service {
                     *served = newest;
                 }
                 (beat.revision, beat.ims) = (served.revision, served.ims.clone());
+            }
+            if stop.is_cancelled() {
+                // The farewell is the last word.
+                return;
             }
             if let Err(mistake) = bus.publish(subject::ROUTER_BEAT, &beat).await {
                 tracing::debug!(%mistake, "a beat was not sent");

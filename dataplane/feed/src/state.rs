@@ -46,8 +46,8 @@ pub enum Event<'a> {
     },
     /// A question that names what was withdrawn.
     Drain(&'a Drain),
-    /// An instance manager exists, in the process that began then.
-    Exists(ImId, u64),
+    /// An instance manager exists, in the process that began then, and has made this announcement.
+    Exists(ImId, u64, u64),
     /// An instance manager was given up.
     Lost(Lost),
     /// Messages about jobs were lost.
@@ -111,7 +111,7 @@ impl State {
                 let instances = drain.endpoints.iter().map(|endpoint| endpoint.instance);
                 ims.withdrawn(drain.im, place, instances, join, now_ms);
             }
-            Event::Exists(im, epoch) => ims.exists(im, epoch, now_ms),
+            Event::Exists(im, epoch, seq) => ims.exists(im, (epoch, seq), now_ms),
             Event::Lost(lost) => ims.lost(&lost, join, now_ms),
             Event::RoutesMissed => jobs.begin(now_ms),
             Event::EndpointsMissed => ims.doubt_all(now_ms),

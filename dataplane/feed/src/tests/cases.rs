@@ -189,7 +189,7 @@ fn a_refused_address_is_tried_again() {
     assert_eq!(refused, [Key::Route(route::Endpoint::Tcp(addr))]);
     assert!(edge.state.join.wrote_route(1, &route::Endpoint::Tcp(addr)));
     drop(taken);
-    edge.feed(Event::Tick);
+    edge.applied.retry(&edge.state.join, &edge.hub);
     assert_eq!(
         edge.table(),
         format!("http://x.test: a:0=auto; tcp://{addr}: a:1=auto; a:0 []; a:1 []")

@@ -26,22 +26,26 @@ use crate::{Running, Settings};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn id(n: u128) -> Uuid {
+pub(super) fn id(n: u128) -> Uuid {
     Uuid::from_u128(n)
 }
 
 /// The rest of the cluster.
-struct Script {
+pub(super) struct Script {
     world: Arc<dyn World>,
     bus: Bus,
-    store: Mutex<Store>,
-    manager: Mutex<Manager>,
+    pub(super) store: Mutex<Store>,
+    pub(super) manager: Mutex<Manager>,
     rng: Mutex<Rng>,
 }
 
 impl Script {
     async fn start() -> Arc<Self> {
-        let world = bus::local::Local::new();
+        Self::on(bus::local::Local::new()).await
+    }
+
+    /// On a world of the caller's.
+    pub(super) async fn on(world: Arc<dyn World>) -> Arc<Self> {
         let bus = Bus::new(Arc::clone(&world), Sender::new("script", 1), Clock::system());
         let epoch = bus.clock().unix_ms();
         let script = Arc::new(Self {
@@ -61,11 +65,11 @@ impl Script {
                     Some(Next::Message(asked)) = pages.next() => {
                         let after = asked.decode::<RoutesPageRequest>().unwrap().after;
                         let page = answering.store.lock().unwrap().page(after);
-                        asked.reply(&page).await.unwrap();
+                        drop(asked.reply(&page).await);
                     }
                     Some(Next::Message(asked)) = wholes.next() => {
                         let all = answering.manager.lock().unwrap().all();
-                        asked.reply(&all).await.unwrap();
+                        drop(asked.reply(&all).await);
                     }
                     else => return,
                 }
@@ -75,27 +79,31 @@ impl Script {
     }
 
     /// Writes a job, tells it, and returns the revision.
-    async fn job(&self, job: u128, name: &str, list: Vec<RouteTo>) -> u64 {
+    pub(super) async fn job(&self, job: u128, name: &str, list: Vec<RouteTo>) -> u64 {
         let job = JobId(id(job));
         let change = {
             let list = (!list.is_empty()).then(|| routes(job, name, 0, list));
             self.store.lock().unwrap().write(&mut self.rng.lock().unwrap(), job, list)
         };
-        self.bus.publish(subject::ROUTES_CHANGED, &change).await.unwrap();
+        self.publish(subject::ROUTES_CHANGED, &change).await;
         change.revision
     }
 
-    async fn announce(&self, changes: Vec<EndpointChange>) -> (ImId, u64, u64) {
+    pub(super) async fn announce(&self, changes: Vec<EndpointChange>) -> (ImId, u64, u64) {
         let told = self.manager.lock().unwrap().change(changes);
-        self.bus.publish(subject::IM_ENDPOINTS, &told).await.unwrap();
+        self.publish(subject::IM_ENDPOINTS, &told).await;
         (told.im, told.epoch, told.seq)
     }
 
-    async fn beats(&self) {
+    pub(super) async fn beats(&self) {
         let (routes, endpoints) =
             (self.store.lock().unwrap().beat(), self.manager.lock().unwrap().beat());
-        self.bus.publish(subject::ROUTES_BEAT, &routes).await.unwrap();
-        self.bus.publish(subject::IM_ENDPOINTS_BEAT, &endpoints).await.unwrap();
+        self.publish(subject::ROUTES_BEAT, &routes).await;
+        self.publish(subject::IM_ENDPOINTS_BEAT, &endpoints).await;
+    }
+
+    async fn publish<T: serde::Serialize + Sync>(&self, subject: &str, body: &T) {
+        self.bus.publish(subject, body).await.unwrap();
     }
 
     async fn live(&self, revision: u64, announced: Option<(ImId, u64, u64)>) -> Awaited {

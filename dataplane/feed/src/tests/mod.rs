@@ -2,5 +2,6 @@
 
 mod cases;
 mod live;
+mod storm;
 mod truth;
 mod weather;

@@ -11,9 +11,6 @@ use std::sync::atomic::Ordering::Relaxed;
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Nothing counted.
-    pub const ZERO: Self = Self(AtomicU64::new(0));
-
     /// Count `n` more. Only the owning core calls this.
     #[inline]
     pub fn add(&self, n: u64) {

@@ -50,7 +50,7 @@ impl Picks {
     }
 
     fn several(&self) -> &[Counter; TARGETS_MAX] {
-        self.several.get_or_init(|| Box::new([const { Counter::ZERO }; TARGETS_MAX]))
+        self.several.get_or_init(|| Box::new(std::array::from_fn(|_| Counter::default())))
     }
 
     fn zero(&self) {
