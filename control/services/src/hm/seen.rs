@@ -481,7 +481,8 @@ impl Seen {
             let mut seen = self.job(*job);
             let mut size = job_bytes(&seen);
             if view.jobs.is_empty() && size > VIEW_BYTES_MAX {
-                slim(&mut seen);
+                // Who counts on half a list would start what runs already.
+                view.complete &= slim(&mut seen);
                 size = job_bytes(&seen);
             }
             if bytes + size > VIEW_BYTES_MAX {
@@ -534,8 +535,12 @@ fn take_in(ims: &mut BTreeMap<ImId, ImSeen>, id: ImId) -> Option<&mut ImSeen> {
 
 // === size of a view ===
 
-/// Bytes of an instance without what has no fixed size.
-const INSTANCE_BYTES: usize = 560;
+/// Bytes of an instance without what it may lack or have several of.
+const INSTANCE_BYTES: usize = 360;
+/// Bytes of the legs of its start.
+const LEGS_BYTES: usize = 160;
+/// Bytes of what it uses.
+const USAGE_BYTES: usize = 112;
 /// Bytes of an address.
 const ADDRESS_BYTES: usize = 64;
 /// Bytes of an end without its reason.
@@ -544,10 +549,12 @@ const END_BYTES: usize = 300;
 const IM_BYTES: usize = 640;
 
 fn job_bytes(view: &JobView) -> usize {
-    let instances = view
-        .instances
-        .iter()
-        .map(|on| INSTANCE_BYTES + 2 * on.host.len() + ADDRESS_BYTES * on.seen.addresses.len());
+    let instances = view.instances.iter().map(|on| {
+        let legs = on.seen.legs.map_or(0, |_| LEGS_BYTES);
+        let usage = on.seen.usage.map_or(0, |_| USAGE_BYTES);
+        let addresses = ADDRESS_BYTES * on.seen.addresses.len();
+        INSTANCE_BYTES + 2 * on.host.len() + addresses + legs + usage
+    });
     let ended = view.ended.iter().map(|end| END_BYTES + 2 * end.reason.len());
     END_BYTES + instances.sum::<usize>() + ended.sum::<usize>()
 }
@@ -558,21 +565,18 @@ fn im_bytes(record: &ImRecord) -> usize {
     IM_BYTES + tags.sum::<usize>() + 2 * names
 }
 
-/// Cuts one huge job so that at least the counts of what is told are true.
-fn slim(view: &mut JobView) {
+/// Makes one huge job fit: without what nobody counts, and at last without instances. False when some were left out.
+fn slim(view: &mut JobView) -> bool {
     for on in &mut view.instances {
         on.seen.addresses.clear();
         on.seen.legs = None;
         on.seen.usage = None;
     }
     view.ended.truncate(8);
-    let fits = VIEW_BYTES_MAX / (INSTANCE_BYTES + 512) - 16;
-    if view.instances.len() > fits {
-        tracing::warn!(
-            instances = view.instances.len(),
-            fits,
-            "a job has more than fits a message"
-        );
-        view.instances.truncate(fits);
+    let whole = view.instances.len();
+    while job_bytes(view) > VIEW_BYTES_MAX && !view.instances.is_empty() {
+        let kept = view.instances.len() * 9 / 10;
+        view.instances.truncate(kept);
     }
+    view.instances.len() == whole
 }

@@ -361,18 +361,19 @@ impl Hm {
                 _ = tick.tick() => lock(&self.to_judge).extend(self.seen().flapping_jobs()),
                 () = self.judge.notified() => {}
             }
-            let jobs: Changed = std::mem::take(&mut *lock(&self.to_judge));
-            for job in jobs {
-                match self.judge_one(job).await {
-                    Ok(()) => wait = WAIT_MIN,
-                    Err(mistake) => {
-                        tracing::warn!(%job, %mistake, "a job that failed was not judged");
-                        lock(&self.to_judge).insert(job);
-                        self.judge.notify_one();
-                        sleep(wait).await;
-                        wait = (wait * 2).min(WAIT_MAX);
-                    }
-                }
+            let mut jobs = std::mem::take(&mut *lock(&self.to_judge));
+            while let Some(job) = jobs.pop_first() {
+                let Err(mistake) = self.judge_one(job).await else {
+                    wait = WAIT_MIN;
+                    continue;
+                };
+                tracing::warn!(%job, %mistake, "a job that failed was not judged");
+                // The store is likely to refuse the others as well: all wait together.
+                lock(&self.to_judge).extend(jobs.into_iter().chain([job]));
+                self.judge.notify_one();
+                sleep(wait).await;
+                wait = (wait * 2).min(WAIT_MAX);
+                break;
             }
         }
     }

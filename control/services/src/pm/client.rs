@@ -64,7 +64,7 @@ pub async fn locate(bus: &Bus) -> Result<Vec<PmLocation>, BusError> {
 
 impl Client {
     /// On this bus. The process must have a crypto provider for TLS.
-    pub fn new(bus: Bus) -> Result<Self, ApiError> {
+    pub fn new(bus: Bus) -> Result<Self, Box<ApiError>> {
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_WAIT)
             .read_timeout(READ_WAIT)

@@ -34,17 +34,25 @@ pub(super) fn router(shelf: Shelf) -> Router {
         .route("/healthz", get(async || "ok\n"))
         .route("/v1/resources", post(upload_unknown))
         .route("/v1/resources/{sha256}", get(download).head(length).put(upload))
-        .fallback(async || Refused(ApiError::new(ErrorCode::NotFound, "there is nothing here")))
+        .fallback(async || {
+            Refused::from(ApiError::new(ErrorCode::NotFound, "there is nothing here"))
+        })
         .with_state(shelf)
 }
 
 /// An error on its way out.
-struct Refused(ApiError);
+struct Refused(Box<ApiError>);
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.0.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         (status, axum::Json(self.0)).into_response()
+    }
+}
+
+impl From<ApiError> for Refused {
+    fn from(refused: ApiError) -> Self {
+        Self(Box::new(refused))
     }
 }
 
@@ -64,7 +72,7 @@ impl From<ObjectError> for Refused {
         if code == ErrorCode::TooLarge {
             refused = refused.hint("Split the content over several resources.");
         }
-        Self(refused)
+        refused.into()
     }
 }
 
@@ -99,7 +107,7 @@ async fn take(
     let turn = tokio::time::timeout(TURN_WAIT, shelf.uploads.acquire()).await;
     let Ok(Ok(_turn)) = turn else {
         let why = "too many uploads at once";
-        return Err(Refused(ApiError::new(ErrorCode::Unavailable, why)));
+        return Err(ApiError::new(ErrorCode::Unavailable, why).into());
     };
     let stored = shelf.objects.store(wanted, body.into_data_stream(), max).await?;
     Ok((StatusCode::CREATED, axum::Json(stored)))
@@ -138,7 +146,7 @@ async fn download(
                 ApiError::new(ErrorCode::Invalid, "there are no such bytes").because(why);
             refused.code = StatusCode::RANGE_NOT_SATISFIABLE.as_u16();
             let all = [(header::CONTENT_RANGE, format!("bytes */{length}"))];
-            return Ok((all, Refused(refused)).into_response());
+            return Ok((all, Refused::from(refused)).into_response());
         }
     };
     let partial = part.is_some();
@@ -173,5 +181,5 @@ fn named(sha256: &str) -> Result<String, Refused> {
         return Ok(sha256);
     }
     let what = format!("\"{sha256}\" is not a SHA-256 digest of 64 hexadecimal digits");
-    Err(Refused(ApiError::new(ErrorCode::Invalid, what)))
+    Err(ApiError::new(ErrorCode::Invalid, what).into())
 }

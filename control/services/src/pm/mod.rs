@@ -11,7 +11,7 @@ mod collect;
 mod http;
 mod objects;
 mod range;
-mod s3;
+pub mod s3;
 #[cfg(test)]
 mod tests;
 
