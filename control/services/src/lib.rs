@@ -1,5 +1,6 @@
 //! API server, job manager, health manager, package manager: pure planners and dull loops.
 
 pub mod hm;
+pub mod jm;
 pub mod jobs;
 pub mod pm;

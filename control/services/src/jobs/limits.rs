@@ -7,7 +7,7 @@
 /// one message, or somebody would start more of what he cannot see.
 pub const INSTANCES_MAX: u32 = 400;
 /// Copies of a job that runs to its end: each end must be seen, or it would be run again.
-pub const RUN_ONCE_MAX: u32 = wire::health::JOB_ENDED_MAX as u32;
+pub const RUN_ONCE_MAX: u32 = 64;
 /// Bytes of a job's FQN: `<fqn>:<port>` names a job in the router's table.
 pub const JOB_FQN_BYTES_MAX: usize = route::JOB_NAME_BYTES_MAX - ":65535".len();
 /// Ports of one job.
@@ -33,3 +33,5 @@ pub const TIMEOUT_SECONDS_MAX: u64 = 3_600;
 pub const WINDOW_SECONDS_MAX: u64 = 30 * 24 * 3_600;
 /// Of any resource: sums over all jobs cannot overflow.
 pub const RESOURCE_MAX: u64 = 1 << 50;
+
+const _: () = assert!(RUN_ONCE_MAX as usize <= wire::health::JOB_ENDED_MAX);
