@@ -1,0 +1,174 @@
+//! The routers: which of them live, whether a change is live on them, and what they answer about a route.
+//!
+//! A router counts as live from its first beat until it was silent for too long or said farewell. Deliberately absent:
+//! the routers' tables.
+
+use super::received::Sent;
+use super::respond::{Answer, Failure, json};
+use super::state::Shared;
+use crate::authorize::{Action, Principal, authorize, cluster};
+use axum::Extension;
+use axum::extract::State;
+use axum::http::StatusCode;
+use bus::{Next, Until};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+use wire::routing::{
+    Await, Awaited, Explain, Explained, LiveReport, Proof, Proved, ROUTER_SILENT_MS,
+    ROUTING_BEAT_MS, RouterBeat,
+};
+use wire::{ErrorCode, RouterId, subject};
+
+/// Routers that are remembered; a cluster has a few.
+const ROUTERS_MAX: usize = 1_024;
+/// Time for a router to explain or prove.
+const ROUTER_WAIT: Duration = Duration::from_secs(2);
+/// Pause before the bus is asked again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// The last beat of each router, and when it came.
+#[derive(Default)]
+pub(super) struct Routers(Mutex<BTreeMap<RouterId, (RouterBeat, u64)>>);
+
+impl Routers {
+    fn note(&self, beat: RouterBeat, now_ms: u64) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, (_, at)| now_ms.saturating_sub(*at) < ROUTER_SILENT_MS);
+        if beat.leaving {
+            known.remove(&beat.router);
+        } else if known.len() < ROUTERS_MAX || known.contains_key(&beat.router) {
+            known.insert(beat.router, (beat, now_ms));
+        }
+    }
+
+    /// Those that live, in the order of their ids.
+    pub(super) fn live(&self, now_ms: u64) -> Vec<RouterBeat> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let live = known.values().filter(|(_, at)| now_ms.saturating_sub(*at) < ROUTER_SILENT_MS);
+        live.map(|(beat, _)| beat.clone()).collect()
+    }
+
+    /// Routers at different places: one that was restarted counts once, though its former life is remembered for a while.
+    pub(super) fn places(&self, now_ms: u64) -> usize {
+        let live = self.live(now_ms);
+        let places: std::collections::BTreeSet<_> =
+            live.iter().map(|beat| (&beat.hostname, &beat.listeners)).collect();
+        places.len()
+    }
+}
+
+/// Listens to beats until the server ends.
+pub(super) async fn listen(api: Shared) {
+    let listening = async {
+        loop {
+            match api.bus.subscribe(subject::ROUTER_BEAT, None).await {
+                Ok(mut beats) => {
+                    while let Some(next) = beats.next().await {
+                        let Next::Message(message) = next else { continue };
+                        match message.decode() {
+                            Ok(beat) => api.routers.note(beat, api.now_ms()),
+                            Err(mistake) => tracing::warn!(%mistake, "a beat was not understood"),
+                        }
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "beats of routers cannot be heard"),
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    };
+    api.stop.run_until_cancelled(listening).await;
+}
+
+/// Waits until all live routers serve `revision` on all cores, at most `timeout`.
+pub(super) async fn await_live(api: &Shared, revision: u64, timeout: Duration) -> LiveReport {
+    let (begun, deadline) = (api.now_ms(), tokio::time::Instant::now() + timeout);
+    let mut live = api.routers.live(begun);
+    if live.is_empty() {
+        // A server that has just started may not have heard a beat yet.
+        let beat = Duration::from_millis(ROUTING_BEAT_MS + 200);
+        tokio::time::sleep(beat.min(timeout)).await;
+        live = api.routers.live(api.now_ms());
+    }
+    let mut waiting: BTreeMap<RouterId, u32> =
+        live.iter().map(|beat| (beat.router, beat.cores)).collect();
+    let mut report = LiveReport {
+        revision,
+        routers: u32::try_from(waiting.len()).unwrap_or(u32::MAX),
+        cores: waiting.values().sum(),
+        ..LiveReport::default()
+    };
+    let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+    let question = Await { revision, announced: None, timeout_ms };
+    let until = Until {
+        count: ROUTERS_MAX,
+        deadline: deadline.saturating_duration_since(tokio::time::Instant::now()),
+    };
+    match api.bus.request_many(subject::ROUTER_AWAIT, &question, until).await {
+        Ok(mut replies) => {
+            while !waiting.is_empty() {
+                let Some(reply) = replies.next().await else { break };
+                let Ok(answer) = reply.decode::<Awaited>() else { continue };
+                if waiting.remove(&answer.router).is_some() {
+                    report.cores_live += answer.cores.min(answer.cores_total);
+                    report.routers_live += u32::from(answer.cores >= answer.cores_total);
+                }
+            }
+        }
+        Err(error) => tracing::warn!(%error, "routers cannot be asked"),
+    }
+    report.ms = api.now_ms().saturating_sub(begun);
+    report
+}
+
+/// The routers that live.
+#[utoipa::path(get, path = "/routers", tag = "routes",
+    responses((status = 200, description = "The last beat of each", body = [RouterBeat])))]
+pub(super) async fn list(
+    State(api): State<Shared>,
+    Extension(who): Extension<Principal>,
+) -> Answer {
+    authorize(&who, Action::Read, &cluster())?;
+    Ok(json(StatusCode::OK, &api.routers.live(api.now_ms())))
+}
+
+/// Which rule of which route decides about a request.
+#[utoipa::path(post, path = "/routes/explain", tag = "routes", request_body = Explain,
+    responses((status = 200, description = "A router's own words", body = Explained)))]
+pub(super) async fn explain(
+    State(api): State<Shared>,
+    Extension(who): Extension<Principal>,
+    question: Sent<Explain>,
+) -> Answer {
+    authorize(&who, Action::Read, &cluster())?;
+    let asked = api.bus.request(subject::ROUTER_EXPLAIN, &question.value, ROUTER_WAIT).await;
+    let answer: Explained = asked.map_err(no_router)?;
+    Ok(json(StatusCode::OK, &answer))
+}
+
+/// What each router sent to each job of a route, and what it should have sent.
+#[utoipa::path(post, path = "/routes/proof", tag = "routes", request_body = Proof,
+    responses((status = 200, description = "One entry for each router", body = [Proved])))]
+pub(super) async fn proof(
+    State(api): State<Shared>,
+    Extension(who): Extension<Principal>,
+    question: Sent<Proof>,
+) -> Answer {
+    authorize(&who, Action::Read, &cluster())?;
+    let count = api.routers.live(api.now_ms()).len().max(1);
+    let until = Until { count, deadline: ROUTER_WAIT };
+    let mut all: Vec<Proved> =
+        api.bus.gather(subject::ROUTER_PROOF, &question.value, until).await.map_err(no_router)?;
+    if all.is_empty() {
+        return Err(Failure::new(ErrorCode::Unavailable, "no router answers")
+            .hint("GET /v1/routers lists those that live"));
+    }
+    all.sort_by_key(|proved| proved.router);
+    Ok(json(StatusCode::OK, &all))
+}
+
+fn no_router(error: bus::BusError) -> Failure {
+    let mut failure = Failure::from(error);
+    "no router answers".clone_into(&mut failure.0.message);
+    failure
+}
