@@ -281,8 +281,10 @@ impl Loop {
     /// Plans for one job, and hands it out if there is something to do.
     fn decide(&mut self, id: JobId, view: wire::health::JobView, complete: bool, now_ms: u64) {
         let Some(holding) = self.held.borrow().of(id, now_ms) else {
+            // Not ours, or ours again as soon as the store can be written: only then it must not be forgotten.
+            let lapsed = self.known_held.0[shard(id)].is_some();
             self.minds.remove(&id);
-            return self.agenda.give_back(id, None);
+            return self.agenda.give_back(id, lapsed.then_some(now_ms + PERIOD_MS));
         };
         let mut mind = self.minds.remove(&id).unwrap_or_default();
         mind.flights.expire(now_ms);
