@@ -12,12 +12,15 @@
 mod auth;
 mod cluster;
 mod door;
+mod events;
 mod info;
 mod jobs;
 mod logs;
 mod once;
 mod openapi;
+mod packages;
 mod received;
+mod resources;
 mod respond;
 mod routers;
 mod seats;
@@ -25,6 +28,7 @@ mod seen;
 mod state;
 mod stream;
 mod tasks;
+mod watch;
 
 #[cfg(test)]
 mod tests;
@@ -33,7 +37,7 @@ pub use door::Patience;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use bus::Bus;
 use door::Door;
 use state::{Api, Shared};
@@ -122,6 +126,9 @@ pub enum StartError {
     /// The system has no random numbers.
     #[error("the system gives no random numbers: {0}")]
     Random(String),
+    /// No way to the package managers; the process must have a crypto provider.
+    #[error("the API cannot talk to package managers: {0}")]
+    Client(String),
 }
 
 /// An API server that runs.
@@ -155,8 +162,7 @@ pub async fn start(
     let addr = tcp.local_addr().map_err(refused)?;
     let url = settings.url.clone().unwrap_or_else(|| format!("http://{addr}"));
     let patience = settings.patience;
-    let api = Api::new(settings, url, bus, store, stop.clone())
-        .map_err(|error| StartError::Random(error.to_string()))?;
+    let api = Api::new(settings, url, bus, store, stop)?;
     let id = api.id;
     let seats = Arc::new(Semaphore::new(patience.connections_max));
     let door = Door { tcp, seats, patience, cut: CancellationToken::new() };
@@ -227,6 +233,15 @@ fn closed() -> Router<Shared> {
         .route("/jobs/{uuid}/instances", get(jobs::instances::list))
         .route("/jobs/{uuid}/instances/{instance}", delete(jobs::instances::stop))
         .route("/jobs/{uuid}/logs", get(logs::get))
+        .route("/packages", get(packages::list).post(packages::create))
+        .route("/packages/resources/{uuid}", get(resources::download))
+        .route(
+            "/packages/{uuid}",
+            get(packages::get).put(packages::update).delete(packages::delete),
+        )
+        .route("/packages/{uuid}/resources/{resource}", put(resources::upload))
+        .route("/events", get(events::get))
+        .route("/watch", get(watch::get))
         .route("/instance_managers", get(cluster::list))
         .route("/instance_managers/{uuid}", get(cluster::get))
         .route("/instance_managers/{uuid}/instances", get(cluster::instances))

@@ -3,7 +3,7 @@
 //! Deliberately absent: a page to look at it; any tool for OpenAPI does that better.
 
 use super::respond::json;
-use super::{cluster, info, jobs, logs, routers, tasks};
+use super::{cluster, events, info, jobs, logs, packages, resources, routers, tasks, watch};
 use axum::http::StatusCode;
 use axum::response::Response;
 use std::sync::LazyLock;
@@ -41,6 +41,15 @@ use utoipa::{Modify, OpenApi};
         jobs::routes::list,
         jobs::routes::get,
         logs::get,
+        packages::list,
+        packages::create,
+        packages::get,
+        packages::update,
+        packages::delete,
+        resources::upload,
+        resources::download,
+        events::get,
+        watch::get,
         cluster::list,
         cluster::get,
         cluster::instances,

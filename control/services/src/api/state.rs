@@ -3,11 +3,12 @@
 //! Nothing here is truth: the store has that. Two servers, or this one after a restart, answer alike. Deliberately
 //! absent: what handlers do with it.
 
-use super::Settings;
 use super::auth::Tokens;
 use super::respond::Failure;
 use super::routers::Routers;
 use super::seats::Seats;
+use super::{Settings, StartError};
+use crate::pm::client::Client;
 use bus::Bus;
 use rand::rngs::{StdRng, SysRng};
 use rand::{Rng as _, SeedableRng as _};
@@ -32,6 +33,8 @@ pub(super) struct Api {
     pub tokens: Tokens,
     pub routers: Routers,
     pub seats: Seats,
+    /// The way to the package managers.
+    pub objects: Client,
     /// There is a new task.
     pub tasks: Notify,
     /// Ends streams.
@@ -46,16 +49,20 @@ impl Api {
         bus: Bus,
         store: Store,
         stop: CancellationToken,
-    ) -> Result<Self, rand::rngs::SysError> {
+    ) -> Result<Self, StartError> {
         let mut rng = match settings.seed {
             Some(seed) => StdRng::seed_from_u64(seed),
-            None => StdRng::try_from_rng(&mut SysRng)?,
+            None => StdRng::try_from_rng(&mut SysRng)
+                .map_err(|error| StartError::Random(error.to_string()))?,
         };
         let id = uuid_of(&mut rng);
+        let objects = Client::new(bus.clone())
+            .map_err(|error| StartError::Client(format!("{}: {}", error.message, error.why)))?;
         Ok(Self {
             tokens: Tokens::new(&settings.tokens),
             routers: Routers::default(),
             seats: Seats::default(),
+            objects,
             tasks: Notify::new(),
             rng: Mutex::new(rng),
             settings,

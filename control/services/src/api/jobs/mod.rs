@@ -163,23 +163,20 @@ pub(super) async fn list(
     }
     let mut response = json(StatusCode::OK, &page.jobs);
     let number = params.page.unwrap_or(1).max(1);
-    let link = |number: usize| {
-        let rest = uri.query().unwrap_or("").split('&');
-        let rest: Vec<_> =
-            rest.filter(|part| !part.is_empty() && !part.starts_with("page=")).collect();
-        format!(
-            "/v1/jobs?page={number}{}{}",
-            if rest.is_empty() { "" } else { "&" },
-            rest.join("&")
-        )
-    };
     if page.more {
-        set(response.headers_mut(), "next", &link(number + 1));
+        set(response.headers_mut(), "next", &page_link("jobs", &uri, number + 1));
     }
     if number > 1 {
-        set(response.headers_mut(), "prev", &link(number - 1));
+        set(response.headers_mut(), "prev", &page_link("jobs", &uri, number - 1));
     }
     Ok(response)
+}
+
+/// The same question for another page.
+pub(super) fn page_link(what: &str, uri: &Uri, page: usize) -> String {
+    let rest = uri.query().unwrap_or("").split('&');
+    let rest: Vec<_> = rest.filter(|part| !part.is_empty() && !part.starts_with("page=")).collect();
+    format!("/v1/{what}?page={page}{}{}", if rest.is_empty() { "" } else { "&" }, rest.join("&"))
 }
 
 async fn scan(
