@@ -56,9 +56,9 @@ impl Walk<'_> {
             self.rest.push(word);
             return Ok(());
         }
-        // `apc help app create` and `apc app help` are `apc app create --help`.
+        // `apc help app` and `apc app help` are `apc app -h`.
         if word == "help" {
-            self.flags.push("--help".to_owned());
+            self.flags.push("-h".to_owned());
             return Ok(());
         }
         if let Some(next) = self.at.find_subcommand(&word) {
@@ -92,7 +92,8 @@ impl Walk<'_> {
             None => (bare, None),
         };
         if matches!(name, "h" | "help") {
-            self.flags.push("--help".to_owned());
+            // The letter asks for the short form.
+            self.flags.push(if name == "h" { "-h" } else { "--help" }.to_owned());
             return Ok(());
         }
         // Global flags may stand anywhere, the others behind the verb that knows them.

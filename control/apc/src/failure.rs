@@ -85,9 +85,11 @@ impl Failure {
         self
     }
 
-    /// With what was being done, in front: `error creating job: …`.
+    /// With what was being done, in front: `error creating job: …`. The API says so itself of conflicts.
     pub(crate) fn while_doing(mut self, doing: &str) -> Self {
-        self.what = format!("error {doing}: {}", self.what);
+        if !self.what.starts_with("error ") {
+            self.what = format!("error {doing}: {}", self.what);
+        }
         self
     }
 

@@ -106,7 +106,7 @@ async fn fetch(session: &Session, wanted: &Wanted) -> Result<BTreeSet<String>, F
         return Ok(BTreeSet::new());
     }
     if *wanted == Wanted::Endpoints {
-        let jobs: Vec<Job> = client.list("/jobs").await?;
+        let jobs: Vec<Job> = client.list("/jobs?health=false").await?;
         return Ok(jobs
             .iter()
             .flat_map(Job::routes)
@@ -119,7 +119,7 @@ async fn fetch(session: &Session, wanted: &Wanted) -> Result<BTreeSet<String>, F
             client.list(&format!("/packages?namespace={namespace}")).await?;
         return Ok(packages.iter().map(|package| package.fqn.local().to_owned()).collect());
     }
-    let jobs: Vec<Job> = client.list(&format!("/jobs?namespace={namespace}")).await?;
+    let jobs: Vec<Job> = client.list(&format!("/jobs?health=false&namespace={namespace}")).await?;
     let fits = |job: &&Job| *wanted == Wanted::Jobs || super::app::is_app(job);
     Ok(jobs.iter().filter(fits).map(|job| job.fqn.local().to_owned()).collect())
 }

@@ -278,7 +278,7 @@ fn shown_port(port: &wire::job::Port) -> String {
 pub(super) async fn instances(session: &Session, name: &str) -> Result<(), Failure> {
     let job = session.job(name).await?;
     let mut all: Vec<InstanceRecord> =
-        session.client()?.list(&format!("/jobs/{}/instances", job.uuid)).await?;
+        session.client()?.list(&format!("/jobs/{}/instances?ended=true", job.uuid)).await?;
     all.sort_by_key(|one| (one.exited, one.created_time, one.uuid));
     if session.print_json(&all)? {
         return Ok(());

@@ -200,7 +200,7 @@ pub(super) async fn await_running(
     let mut running_since = None;
     loop {
         let instances = look(session, job).await?;
-        tell(session, &mut shown, &instances, wanted, began);
+        tell(session, &mut shown, &instances, job, began);
         let now = standing(job, &instances);
         if now.running >= wanted {
             let since = *running_since.get_or_insert_with(Instant::now);
@@ -252,8 +252,9 @@ pub(super) async fn await_stopped(
     }
 }
 
+/// Those that ended too: they tell why the others do not come.
 async fn look(session: &Session, job: &Job) -> Result<Vec<InstanceRecord>, Failure> {
-    session.client()?.list(&format!("/jobs/{}/instances", job.uuid)).await
+    session.client()?.list(&format!("/jobs/{}/instances?ended=true", job.uuid)).await
 }
 
 fn time_to_wait(job: &Job, wait: &Wait) -> Result<Duration, Failure> {
@@ -281,11 +282,14 @@ fn tell(
     session: &Session,
     shown: &mut BTreeMap<InstanceId, InstanceState>,
     instances: &[InstanceRecord],
-    wanted: usize,
+    job: &Job,
     began: Instant,
 ) {
+    let (wanted, since) = (job.num_instances, job.version_id);
     let running = instances.iter().filter(|one| one.state.is_running() && !one.exited).count();
-    for one in instances {
+    // What ended before this start is not news.
+    let news = |one: &&InstanceRecord| !one.exited || one.job_version_id >= since;
+    for one in instances.iter().filter(news) {
         if shown.insert(one.uuid, one.state) != Some(one.state) {
             let code = one.exit_code.map(|code| format!(" (exit code {code})")).unwrap_or_default();
             session.screen.change(&format!("[{}] {}{code}", one.uuid.short(), one.state));

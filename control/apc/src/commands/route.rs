@@ -301,7 +301,7 @@ fn no_route(endpoint: &str) -> Failure {
 
 /// Jobs with a route that fits, by name.
 async fn users(session: &Session, fits: impl Fn(&Route) -> bool) -> Result<Vec<Job>, Failure> {
-    let mut jobs: Vec<Job> = session.client()?.list("/jobs").await?;
+    let mut jobs: Vec<Job> = session.client()?.list("/jobs?health=false").await?;
     jobs.retain(|job| job.routes().any(|(_, route)| fits(route)));
     jobs.sort_by(|a, b| a.fqn.cmp(&b.fqn));
     Ok(jobs)
@@ -312,9 +312,9 @@ async fn users(session: &Session, fits: impl Fn(&Route) -> bool) -> Result<Vec<J
 pub(super) async fn list(session: &Session, long: bool) -> Result<(), Failure> {
     let narrow = session.globals.namespace.is_some();
     let path = if narrow {
-        format!("/jobs?namespace={}", escaped(session.namespace().await?.as_str()))
+        format!("/jobs?health=false&namespace={}", escaped(session.namespace().await?.as_str()))
     } else {
-        "/jobs".to_owned()
+        "/jobs?health=false".to_owned()
     };
     let mut jobs: Vec<Job> = session.client()?.list(&path).await?;
     if narrow {
