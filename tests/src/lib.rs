@@ -9,6 +9,7 @@ pub mod admin;
 pub mod body;
 pub mod certificate;
 pub mod client;
+pub mod cluster;
 pub mod config;
 pub mod message;
 pub mod origin;

@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 #[derive(Debug)]
 pub struct HeldPort {
     addr: SocketAddr,
-    _socket: Socket,
+    _socket: Option<Socket>,
 }
 
 impl HeldPort {
@@ -26,7 +26,12 @@ impl HeldPort {
         let any = SockAddr::from(SocketAddr::from(([127, 0, 0, 1], 0)));
         socket.bind(&any).expect("a free port");
         let addr = socket.local_addr().ok().and_then(|a| a.as_socket()).expect("bound to an IP");
-        Self { addr, _socket: socket }
+        Self { addr, _socket: Some(socket) }
+    }
+
+    /// An address that was held and now is left to a server that does not share.
+    pub fn released(addr: SocketAddr) -> Self {
+        Self { addr, _socket: None }
     }
 
     /// The address held.

@@ -25,7 +25,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("control/apc", &["route", "wire", "conf"]),
     ("runtime", &["wire", "bus"]),
     ("deploy", &["route", "router", "feed", "wire", "bus", "store", "conf", "services", "runtime"]),
-    ("bench", &["route", "http1", "engine", "router", "feed", "wire", "bus", "store", "services", "runtime"]),
+    (
+        "bench",
+        &[
+            "route", "http1", "engine", "router", "feed", "wire", "bus", "store", "services",
+            "runtime",
+        ],
+    ),
     ("tests", &["wire"]),
 ];
 
@@ -83,8 +89,8 @@ fn arrows_run_downwards() {
         let start = text.find("[dependencies]").unwrap_or(text.len());
         let end = text[start + 1..].find("\n[").map_or(text.len(), |at| start + 1 + at);
         for name in [
-            "route", "http1", "engine", "router", "feed", "wire", "bus", "store", "conf", "services", "apc", "runtime",
-            "apcera", "bench", "tests",
+            "route", "http1", "engine", "router", "feed", "wire", "bus", "store", "conf",
+            "services", "apc", "runtime", "apcera", "bench", "tests",
         ] {
             let named = text[start..end].lines().any(|line| {
                 line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['.', ' ', '=']))

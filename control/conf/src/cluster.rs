@@ -433,7 +433,8 @@ fn set<T>(place: &mut T, value: Option<T>) {
     }
 }
 
-fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
+/// `10000-19999`.
+pub fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
     let (first, last) = text.split_once('-').ok_or("a range of ports has a - in it")?;
     let port = |text: &str| text.trim().parse::<u16>().map_err(|why| format!("\"{text}\": {why}"));
     let (first, last) = (port(first)?, port(last)?);

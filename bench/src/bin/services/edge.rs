@@ -1,0 +1,137 @@
+//! From an announcement to the first 200 through the edge: bus, feed, commit on all cores, request, instance.
+//!
+//! The origin listens already; what an instance manager adds before (noticing that a port answers) is in the legs of each
+//! start, `apc app instances --json`. Router, feed and sockets are real. Deliberately absent: throughput of the router.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::Instant;
+
+use bus::{Bus, Clock, Sender};
+use router::run::EngineChoice;
+use router::settings::Settings;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+use wire::announce::{Announcement, EndpointChange, EndpointUp};
+use wire::digest::Digest;
+use wire::job::RouteKind;
+use wire::routing::{JobRoutes, RouteTo, RoutesChanged};
+use wire::{ImId, InstanceId, JobId, RouterId, subject};
+
+use crate::row::{Report, Row};
+
+pub(crate) async fn run(report: &mut Report) {
+    let name = "announcement → first 200 through the edge";
+    if !report.wants(name) {
+        return;
+    }
+    let origin = origin();
+    let settings =
+        Settings { http: vec!["127.0.0.1:0".parse().expect("an address")], ..Settings::default() };
+    let running = router::run::start(
+        settings,
+        &route::Desired::default(),
+        None,
+        EngineChoice::Auto,
+        Vec::new(),
+    )
+    .expect("the router starts");
+    let http = running.hub.listeners()[0].1;
+    let bus = Bus::new(bus::local::Local::new(), Sender::new("router", 0), Clock::system());
+    let stop = CancellationToken::new();
+    let settings = feed::Settings {
+        router: RouterId(Uuid::new_v4()),
+        hostname: "bench".to_owned(),
+        table_file: None,
+    };
+    let feed = feed::start(settings, bus.clone(), Arc::clone(&running.hub), stop.clone())
+        .expect("it starts");
+    let jobs = report.size(500, 5) as u64;
+    for number in 1..=jobs {
+        bus.publish(subject::ROUTES_CHANGED, &routes(number)).await.expect("the bus is there");
+    }
+    let mut row = Row::begin();
+    let mut digest = Digest::default();
+    for number in 1..=jobs {
+        let up = EndpointUp {
+            instance: InstanceId(id(number, 2)),
+            job: JobId(id(number, 1)),
+            port: 0,
+            addr: origin,
+        };
+        digest.add(&up.digest_bytes());
+        let changes = vec![EndpointChange::Up(up)];
+        let announcement =
+            Announcement { im: ImId(id(0, 3)), epoch: 1, seq: number, changes, digest };
+        let since = Instant::now();
+        bus.publish(subject::IM_ENDPOINTS, &announcement).await.expect("the bus is there");
+        tokio::task::spawn_blocking(move || until_served(http, number))
+            .await
+            .expect("a client does not panic");
+        row.done(since);
+    }
+    report.print(name, &row);
+    stop.cancel();
+    feed.ended().await;
+    running.stop();
+}
+
+const fn id(number: u64, kind: u128) -> Uuid {
+    Uuid::from_u128((kind << 64) + number as u128)
+}
+
+fn routes(number: u64) -> RoutesChanged {
+    let job = JobId(id(number, 1));
+    let to = RouteTo {
+        port: 0,
+        kind: RouteKind::Http,
+        endpoint: format!("{number}.bench.test"),
+        weight: 0.0,
+        https_only: false,
+    };
+    let routes = JobRoutes {
+        job,
+        fqn: format!("job::/bench::edge-{number}").parse().expect("a name"),
+        revision: number,
+        client_acl: String::new(),
+        routes: vec![to],
+    };
+    RoutesChanged { revision: number, previous: number - 1, job, routes: Some(routes) }
+}
+
+/// Asks on one connection until the answer is 200.
+fn until_served(http: SocketAddr, number: u64) {
+    let mut stream = TcpStream::connect(http).expect("the router listens");
+    stream.set_nodelay(true).expect("a socket");
+    let request = format!("GET / HTTP/1.1\r\nHost: {number}.bench.test\r\n\r\n");
+    let mut buffer = [0; 4096];
+    loop {
+        stream.write_all(request.as_bytes()).expect("the router lives");
+        let count = stream.read(&mut buffer).expect("the router answers");
+        assert!(count > 0, "the router closed the connection");
+        if buffer[..count].starts_with(b"HTTP/1.1 200") {
+            return;
+        }
+    }
+}
+
+/// Answers everything with 200, on threads of its own.
+fn origin() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let mut buffer = [0; 4096];
+                while stream.read(&mut buffer).is_ok_and(|count| count > 0) {
+                    if stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").is_err()
+                    {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    addr
+}
