@@ -65,6 +65,7 @@ async fn run(
     let mut watch = store.watch(prefix, revision).await?;
     loop {
         tokio::select! {
+            biased;
             change = watch.next() => {
                 if tell.send(Told::Change(change?)).await.is_err() {
                     return Ok(());

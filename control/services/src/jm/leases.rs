@@ -167,8 +167,9 @@ impl Keeper {
         period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = period.tick() => {}
+                biased;
                 () = stop.cancelled() => break,
+                _ = period.tick() => {}
             }
             // A holding ends by itself while the store is away.
             if let Err(mistake) = self.turn().await {

@@ -127,8 +127,9 @@ pub(super) struct Publisher {
 impl Publisher {
     pub(super) async fn run(self, stop: CancellationToken) {
         tokio::select! {
-            () = self.publish() => {}
+            biased;
             () = stop.cancelled() => {}
+            () = self.publish() => {}
         }
     }
 
@@ -150,6 +151,7 @@ impl Publisher {
         period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                biased;
                 word = told.recv() => match word {
                     Some(Told::All(records, revision)) => {
                         ledger = Ledger::listed(&records, revision);

@@ -90,8 +90,9 @@ impl Loop {
         let mut records = follow(&mut follows, &self.env.store, jobs::JOBS);
         let mut marks = follow(&mut follows, &self.env.store, jobs::DELETED);
         tokio::select! {
-            () = self.turn(&mut records, &mut marks) => {}
+            biased;
             () = stop.cancelled() => {}
+            () = self.turn(&mut records, &mut marks) => {}
         }
         let farewell = async { while self.acts.join_next().await.is_some() {} };
         if tokio::time::timeout(FAREWELL, farewell).await.is_err() {
@@ -105,6 +106,7 @@ impl Loop {
             self.hand_out();
             let pause = self.pause();
             tokio::select! {
+                biased;
                 told = records.recv() => match told {
                     Some(told) => self.told_jobs(told),
                     None => return,

@@ -7,8 +7,10 @@ use crate::jm::leases::{SHARDS, TTL_MS};
 use crate::jm::{self, Running, Settings};
 use crate::jobs::{self, Guards};
 use bus::{Bus, Clock, Next, Sender};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use store::Store;
+use store::{Listing, Record, Store, StoreError, Watch, Write};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -32,9 +34,12 @@ impl Cluster {
     }
 
     async fn with_tags(scores: &[f64], tags: &[&str]) -> Self {
+        Self::over(store::memory::store(), scores, tags).await
+    }
+
+    async fn over(store: Store, scores: &[f64], tags: &[&str]) -> Self {
         let clock = Clock::starting_at(1_700_000_000_000);
         let bus = Bus::new(bus::local::Local::new(), Sender::new("test", "test"), clock);
-        let store = store::memory::store();
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let ims: Vec<_> =
@@ -146,6 +151,65 @@ impl Cluster {
     fn starts(&self) -> usize {
         self.ims.iter().map(Fake::starts).sum()
     }
+}
+
+/// A store that can be away.
+struct Flaky(Store, Arc<AtomicBool>);
+
+impl Flaky {
+    fn there(&self) -> Result<&Store, StoreError> {
+        if self.1.load(Ordering::Relaxed) {
+            return Err(StoreError::Away("a test".to_owned()));
+        }
+        Ok(&self.0)
+    }
+}
+
+#[async_trait::async_trait]
+impl store::World for Flaky {
+    async fn get(&self, key: &str) -> Result<Option<Record>, StoreError> {
+        self.there()?.get(key).await
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Listing, StoreError> {
+        self.there()?.list(prefix, after, limit).await
+    }
+
+    async fn commit(&self, writes: &[Write]) -> Result<u64, StoreError> {
+        self.there()?.commit(writes).await
+    }
+
+    async fn watch(&self, prefix: &str, after: u64) -> Result<Box<dyn Watch>, StoreError> {
+        self.there()?.watch(prefix, after).await
+    }
+
+    async fn revision(&self) -> Result<u64, StoreError> {
+        self.there()?.revision().await
+    }
+}
+
+/// Goal: while the store is away nobody may act; what failed meanwhile is replaced when it is back, without a hint.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_was_away_is_made_up_for() {
+    let away = Arc::new(AtomicBool::new(false));
+    let store = Store::new(Arc::new(Flaky(store::memory::store(), Arc::clone(&away))));
+    let cluster = Cluster::over(store, &[0.0], &[]).await;
+    cluster.ims[0].fate(id(1), Fate::Ends(15_000, true));
+    cluster.create(&job(1, 2, RolloutMode::StopAll)).await;
+    cluster.soon("two run", |c| c.serving(id(1)) == 2).await;
+    cluster.ims[0].fate(id(1), Fate::Runs);
+    away.store(true, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!((cluster.serving(id(1)), cluster.starts()), (0, 2));
+    assert!(cluster.jms[0].0.shards().is_empty());
+    away.store(false, Ordering::Relaxed);
+    let took = cluster.soon("replaced", |c| c.serving(id(1)) == 2).await;
+    assert!(took < Duration::from_secs(6), "{took:?}");
 }
 
 fn id(n: u128) -> JobId {
@@ -316,7 +380,7 @@ async fn a_job_waits_for_its_package() {
     });
     let mut package: Package = serde_json::from_str(r#"{"fqn":"package::/a::files"}"#).unwrap();
     (package.uuid, package.state) = (uuid, PackageState::Uploading);
-    let put = |package: &Package| store::Write::Put {
+    let put = |package: &Package| Write::Put {
         key: jobs::package_key(uuid),
         value: serde_json::to_vec(package).unwrap().into(),
         expect: store::Expect::Any,
