@@ -287,6 +287,25 @@ pub(crate) struct DeployFlags {
     pub(crate) no_start: bool,
 }
 
+impl DeployFlags {
+    /// The same for an application that is not there yet.
+    pub(crate) fn for_a_new_one(self) -> CreateFlags {
+        let Self { job, directory, path, config, routes, disable_routes, https_only, no_start } =
+            self;
+        CreateFlags {
+            job,
+            directory,
+            path,
+            config,
+            routes,
+            disable_routes,
+            https_only,
+            start: false,
+            no_start,
+        }
+    }
+}
+
 /// `apc app list`, `apc job list`
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct ListFlags {

@@ -7,7 +7,7 @@
 //! What was made is taken back when a later step fails. Deliberately absent: staging; the start command says what runs.
 
 use super::{life, package};
-use crate::cli::{CreateFlags, DeployFlags};
+use crate::cli::{CreateFlags, DeployFlags, JobFlags};
 use crate::client::Answer;
 use crate::edit;
 use crate::failure::{Exit, Failure};
@@ -20,8 +20,8 @@ use conf::continuum::{Continuum, ContinuumPort};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use wire::api::Info;
-use wire::job::{Port, RouteKind};
-use wire::{ErrorCode, Fqn, Job, JobState, Package};
+use wire::job::{JobPackage, Port, RouteKind};
+use wire::{ErrorCode, Fqn, Job, JobState, Package, PackageId};
 
 /// Where the files of an application go.
 const INSTALL_PATH: &str = "/app";
@@ -100,30 +100,10 @@ async fn create_new(session: &Session, fqn: Fqn, mut flags: CreateFlags) -> Resu
 /// `apc app deploy`
 pub(super) async fn deploy(session: &Session, flags: DeployFlags) -> Result<(), Failure> {
     let fqn = session.fqn("job", &flags.job.name).await?;
-    let DeployFlags {
-        job: settings,
-        directory,
-        path,
-        config,
-        routes,
-        disable_routes,
-        https_only,
-        no_start,
-    } = flags;
     let Some(job) = session.find_job(&fqn).await? else {
-        let flags = CreateFlags {
-            job: settings,
-            directory,
-            path,
-            config,
-            routes,
-            disable_routes,
-            https_only,
-            start: false,
-            no_start,
-        };
-        return create_new(session, fqn, flags).await;
+        return create_new(session, fqn, flags.for_a_new_one()).await;
     };
+    let DeployFlags { job: settings, directory, path, config, no_start, .. } = flags;
     let asked = path.as_deref().or(directory.as_deref());
     let (directory, conf) =
         with_conf(absolute(asked.unwrap_or("."))?, asked.is_some(), config.as_deref())?;
@@ -144,20 +124,13 @@ pub(super) async fn deploy(session: &Session, flags: DeployFlags) -> Result<(), 
         added.packages.into_iter().filter(|one| !job.packages.contains(one)).collect();
     let step = session.screen.step(format!("Updating app \"{}\"", job.fqn.local()));
     let saved = life::save(session, job, !settings.no_restart, |job| {
-        match job.packages.iter_mut().find(|one| Some(one.uuid) == old) {
-            Some(one) => one.uuid = fresh,
-            None => job.packages.insert(0, edit::job_package(fresh, Some(INSTALL_PATH))),
-        }
-        job.packages.extend(
-            more.iter()
-                .filter(|one| !job.packages.iter().any(|other| other.uuid == one.uuid))
-                .cloned()
-                .collect::<Vec<_>>(),
-        );
-        if let Some(command) = &conf.start_cmd {
-            let mut process = job.process().cloned().unwrap_or_default();
-            process.start_command.clone_from(command);
-            job.processes.insert("app".to_owned(), process);
+        exchange(job, old, fresh);
+        let missing = |one: &&JobPackage| !job.packages.iter().any(|has| has.uuid == one.uuid);
+        let missing: Vec<_> = more.iter().filter(missing).cloned().collect();
+        job.packages.extend(missing);
+        if let (Some(command), None) = (&conf.start_cmd, &settings.start_cmd) {
+            let flags = JobFlags { start_cmd: Some(command.clone()), ..JobFlags::default() };
+            edit::apply(job, &flags)?;
         }
         edit::apply(job, &settings)
     })
@@ -178,6 +151,14 @@ pub(super) async fn deploy(session: &Session, flags: DeployFlags) -> Result<(), 
         return life::finish(session, &saved.job).await;
     }
     run(session, saved.job, &settings.wait).await
+}
+
+/// The new files in the place of the old ones.
+fn exchange(job: &mut Job, old: Option<PackageId>, fresh: PackageId) {
+    match job.packages.iter_mut().find(|one| Some(one.uuid) == old) {
+        Some(one) => one.uuid = fresh,
+        None => job.packages.insert(0, edit::job_package(fresh, Some(INSTALL_PATH))),
+    }
 }
 
 /// Starts, waits, tells the URL.
@@ -348,7 +329,7 @@ fn set_start_command(job: &mut Job, directory: &Path) -> Result<(), Failure> {
 pub(super) async fn add_packages(
     session: &Session,
     job: &mut Job,
-    flags: &crate::cli::JobFlags,
+    flags: &JobFlags,
 ) -> Result<(), Failure> {
     for text in &flags.pkg_add {
         let (name, path) =
@@ -459,7 +440,7 @@ fn settings_rows(job: &Job, directory: &Path) -> Vec<(String, String)> {
 }
 
 /// The package of a job, if it is nobody else's.
-pub(super) fn own_packages(job: &Job) -> Vec<wire::PackageId> {
+pub(super) fn own_packages(job: &Job) -> Vec<PackageId> {
     job.packages
         .iter()
         .filter(|one| one.install_path.as_deref() == Some(INSTALL_PATH))

@@ -246,12 +246,18 @@ pub(super) async fn put(
             }
             Err(failure) if failure.code() == Some(ErrorCode::Conflict) && reuse => {
                 let there = session.find_package(&fqn).await?;
-                if let Some(package) = there.filter(|there| is_content(there, &digest)) {
-                    session.screen.say(format!(
-                        "Package \"{}\" has this content already",
-                        package.fqn.local()
-                    ));
-                    return Ok(Made { package, fresh: false });
+                match there.filter(|there| is_content(there, &digest)) {
+                    Some(package) if package.state == PackageState::Ready => {
+                        let name = package.fqn.local();
+                        session.screen.say(format!("Package \"{name}\" has this content already"));
+                        return Ok(Made { package, fresh: false });
+                    }
+                    // What an interrupted run left: its content is still to come.
+                    Some(package) if package.state == PackageState::Uploading => {
+                        let package = upload(session, package, archive).await?;
+                        return Ok(Made { package, fresh: true });
+                    }
+                    _ => {}
                 }
                 let name = format!("{}-{}", wanted.local(), &digest[..8]);
                 fqn = Fqn::new("package", wanted.namespace(), &name)
@@ -269,9 +275,7 @@ pub(super) async fn put(
 
 fn is_content(package: &Package, digest: &str) -> bool {
     let same = |resource: &Resource| resource.digest.strip_prefix("sha256:") == Some(digest);
-    package.state == PackageState::Ready
-        && package.resources.len() == 1
-        && package.resources.iter().all(same)
+    package.resources.len() == 1 && package.resources.iter().all(same)
 }
 
 /// The record; its content follows.
@@ -318,6 +322,11 @@ async fn upload(
     let path = format!("/packages/{}/resources/{}", package.uuid, resource.uuid);
     let digest = format!("sha-256=:{}:", base64(&archive.sha256));
     let step = session.screen.step("Uploading package contents");
+    if package.state == PackageState::Ready {
+        // The cluster has this content from another package.
+        step.end("done!");
+        return Ok(package);
+    }
     let sent = Arc::new(AtomicU64::new(0));
     let body = body_of(archive.path(), Arc::clone(&sent)).await?;
     let client = session.client()?;
