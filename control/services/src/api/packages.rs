@@ -239,7 +239,13 @@ async fn once_only(
         match api.store.commit(&writes).await {
             Ok(revision) => return Ok(answer.at(revision)),
             Err(StoreError::Conflict { key, .. }) if keyed.is_mine(&key) => {}
-            Err(StoreError::Conflict { key, .. }) => return Err(conflict(&key)),
+            // The same request may have had its effect just now, and be what is in the way.
+            Err(StoreError::Conflict { key, .. }) => {
+                return match keyed.replay(api).await? {
+                    Some((response, _)) => Ok(response),
+                    None => Err(conflict(&key)),
+                };
+            }
             Err(error) => return Err(error.into()),
         }
     }

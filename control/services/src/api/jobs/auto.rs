@@ -16,8 +16,10 @@ const NAMES_MAX: usize = 8;
 /// Letters of a label of a host name that the application's name may take.
 const LABEL_BYTES_MAX: usize = 63 - "-h3f435".len();
 
-/// Gives each `auto` route of the job an endpoint that nobody uses.
-pub(super) async fn resolve(api: &Shared, job: &mut Job) -> Result<(), Failure> {
+/// Gives each `auto` route of the job an endpoint that nobody uses; the keys of their guards, which must still be free
+/// when the job is written.
+pub(super) async fn resolve(api: &Shared, job: &mut Job) -> Result<BTreeSet<String>, Failure> {
+    let mut chosen = BTreeSet::new();
     let mut own: BTreeSet<String> = job.routes().map(|(_, route)| route.endpoint.clone()).collect();
     let label = label(job.fqn.local());
     for port in &mut job.ports {
@@ -29,9 +31,10 @@ pub(super) async fn resolve(api: &Shared, job: &mut Job) -> Result<(), Failure> 
                 RouteKind::Tcp => free_port(api, &own).await?,
             };
             own.insert(route.endpoint.clone());
+            chosen.insert(guard_key(kind, &route.endpoint));
         }
     }
-    Ok(())
+    Ok(chosen)
 }
 
 async fn free_name(api: &Shared, label: &str, own: &BTreeSet<String>) -> Result<String, Failure> {

@@ -24,6 +24,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use store::{Expect, StoreError, Write};
 use wire::api::{LIVE, Location};
@@ -178,7 +179,8 @@ pub(in crate::api) async fn check(
         Some(old) => draft::next(old, job, true, &author)?,
     };
     check_packages(&api, old.as_ref(), &mut job).await?;
-    let guards = guards(&api, &guard_keys(old.as_ref(), Some(&job))).await?;
+    let keys = guard_keys(old.as_ref(), Some(&job));
+    let guards = guards(&api, &keys, &BTreeSet::new()).await?.unwrap_or_default();
     jobs::check(old.as_ref(), &job, &guards).map_err(|error| named(verb, error))?;
     let fields = old.as_ref().map(|old| jobs::restart_needed(old, &job)).unwrap_or_default();
     let restart_needed = fields.into_iter().map(str::to_owned).collect();
@@ -220,8 +222,8 @@ impl Change<'_> {
         }
     }
 
-    /// The writes, on what the store holds now.
-    async fn plan(&self, api: &Shared) -> Result<Plan, Failure> {
+    /// The writes, on what the store holds now; none when that changed while it was read.
+    async fn plan(&self, api: &Shared) -> Result<Option<Plan>, Failure> {
         let author = Author { who: self.who, now_ms: api.now_ms() };
         match &self.what {
             What::Create { id, job } => self.create(api, *id, job.clone(), &author).await,
@@ -229,16 +231,18 @@ impl Change<'_> {
                 let old = read(api, *id).await?;
                 authorize(self.who, Action::Update, &old.fqn)?;
                 let mut job = job.clone();
-                auto::resolve(api, &mut job).await?;
+                let chosen = auto::resolve(api, &mut job).await?;
                 let new = draft::next(&old, job, self.params.restart, &author)?;
                 authorize_switch(self.who, &old, &new)?;
-                replace(api, old, new).await
+                replace(api, old, new, &chosen).await
             }
             What::Restart { id } => {
                 let old = read(api, *id).await?;
                 authorize(self.who, Action::Start, &old.fqn)?;
                 let new = draft::restarted(&old, &author);
-                let mut plan = replace(api, old, new).await?;
+                let Some(mut plan) = replace(api, old, new, &BTreeSet::new()).await? else {
+                    return Ok(None);
+                };
                 let location = plan.answer.task.clone().unwrap_or_default();
                 let body = Location { location: location.clone() };
                 plan.answer = Written {
@@ -246,9 +250,9 @@ impl Change<'_> {
                     task: plan.answer.task,
                     ..Written::new(StatusCode::ACCEPTED, &body)?
                 };
-                Ok(plan)
+                Ok(Some(plan))
             }
-            What::Delete { id } => self.delete(api, *id).await,
+            What::Delete { id } => self.delete(api, *id).await.map(Some),
         }
     }
 
@@ -258,12 +262,14 @@ impl Change<'_> {
         id: JobId,
         mut job: Job,
         author: &Author<'_>,
-    ) -> Result<Plan, Failure> {
+    ) -> Result<Option<Plan>, Failure> {
         authorize(self.who, Action::Create, &job.fqn)?;
-        auto::resolve(api, &mut job).await?;
+        let chosen = auto::resolve(api, &mut job).await?;
         let mut job = draft::first(job, id, author)?;
         let mut writes = check_packages(api, None, &mut job).await?;
-        let guards = guards(api, &guard_keys(None, Some(&job))).await?;
+        let Some(guards) = guards(api, &guard_keys(None, Some(&job)), &chosen).await? else {
+            return Ok(None);
+        };
         writes.extend(jobs::create(&job, &guards).map_err(|error| named("creating", error))?);
         let mut answer = Written::new(StatusCode::CREATED, &job)?;
         answer.location = Some(format!("/v1/jobs/{id}"));
@@ -271,7 +277,7 @@ impl Change<'_> {
             answer.task = Some(tasks::open(api, &job, &mut writes)?);
         }
         bounded(&writes)?;
-        Ok(Plan { writes, answer, old: None, new: Some(job.fqn) })
+        Ok(Some(Plan { writes, answer, old: None, new: Some(job.fqn) }))
     }
 
     async fn delete(&self, api: &Shared, id: JobId) -> Result<Plan, Failure> {
@@ -281,15 +287,23 @@ impl Change<'_> {
         if sent != old.version_id {
             return Err(draft::stale(&old, sent));
         }
-        let guards = guards(api, &guard_keys(Some(&old), None)).await?;
+        let keys = guard_keys(Some(&old), None);
+        let guards = guards(api, &keys, &BTreeSet::new()).await?.unwrap_or_default();
         let writes = jobs::delete(&old, &guards, api.now_ms())?;
         Ok(Plan { writes, answer: Written::empty(), old: Some((old, sent)), new: None })
     }
 }
 
-async fn replace(api: &Shared, old: Job, mut new: Job) -> Result<Plan, Failure> {
+async fn replace(
+    api: &Shared,
+    old: Job,
+    mut new: Job,
+    chosen: &BTreeSet<String>,
+) -> Result<Option<Plan>, Failure> {
     let mut writes = check_packages(api, Some(&old), &mut new).await?;
-    let guards = guards(api, &guard_keys(Some(&old), Some(&new))).await?;
+    let Some(guards) = guards(api, &guard_keys(Some(&old), Some(&new)), chosen).await? else {
+        return Ok(None);
+    };
     writes.extend(jobs::update(&old, &new, &guards).map_err(|error| named("updating", error))?);
     let mut answer = Written::new(StatusCode::OK, &new)?;
     if tasks::moves_instances(&old, &new) {
@@ -297,37 +311,60 @@ async fn replace(api: &Shared, old: Job, mut new: Job) -> Result<Plan, Failure> 
     }
     bounded(&writes)?;
     let sent = old.version_id;
-    Ok(Plan { writes, answer, old: Some((old, sent)), new: None })
+    Ok(Some(Plan { writes, answer, old: Some((old, sent)), new: None }))
 }
 
 /// Makes the change until it is in, or cannot be.
 async fn commit(api: &Shared, change: &Change<'_>, keyed: &mut Keyed) -> Answer {
     for attempt in 0..ATTEMPTS_MAX {
-        if let Some((response, revision)) = keyed.replay(api).await? {
+        let replayed = keyed.replay(api).await?;
+        if let Some((response, revision)) = replayed {
             return Ok(lived(api, change.params, revision, response).await);
         }
-        let mut plan = change.plan(api).await?;
-        plan.writes.extend(keyed.write(api, &plan.answer)?);
-        match api.store.commit(&plan.writes).await {
-            Ok(revision) => {
-                if plan.answer.task.is_some() {
-                    api.tasks.notify_one();
-                }
-                return Ok(lived(api, change.params, revision, plan.answer.at(revision)).await);
+        match attempt_once(api, change, keyed).await {
+            Ok(Some((revision, response))) => {
+                return Ok(lived(api, change.params, revision, response).await);
             }
-            Err(StoreError::Conflict { key, found, .. }) => match conflict_on(&key) {
-                _ if keyed.is_mine(&key) => {}
-                Conflict::Name => return Err(plan.new.as_ref().map_or_else(moved, taken)),
-                Conflict::Job if change.names_version() => return Err(raced(&plan, found)),
-                // A guard, or a package that changed: what was read is old, nothing is wrong with the request.
-                Conflict::Job | Conflict::Guard | Conflict::Other => {}
-            },
-            Err(error) => return Err(error.into()),
+            Ok(None) => {}
+            // The same request may have had its effect just now, and be what is in the way.
+            Err(failure) => {
+                return match keyed.replay(api).await? {
+                    Some((response, revision)) => {
+                        Ok(lived(api, change.params, revision, response).await)
+                    }
+                    None => Err(failure),
+                };
+            }
         }
         let pause = attempt.min(8) * (u64::from(api.uuid().as_bytes()[0]) % 4 + 1);
         tokio::time::sleep(Duration::from_millis(pause)).await;
     }
     Err(moved())
+}
+
+/// None: what was read is old, though nothing is wrong with the request.
+async fn attempt_once(
+    api: &Shared,
+    change: &Change<'_>,
+    keyed: &Keyed,
+) -> Result<Option<(u64, Response)>, Failure> {
+    let Some(mut plan) = change.plan(api).await? else { return Ok(None) };
+    plan.writes.extend(keyed.write(api, &plan.answer)?);
+    match api.store.commit(&plan.writes).await {
+        Ok(revision) => {
+            if plan.answer.task.is_some() {
+                api.tasks.notify_one();
+            }
+            Ok(Some((revision, plan.answer.at(revision))))
+        }
+        Err(StoreError::Conflict { key, found, .. }) => match conflict_on(&key) {
+            _ if keyed.is_mine(&key) => Ok(None),
+            Conflict::Name => Err(plan.new.as_ref().map_or_else(moved, taken)),
+            Conflict::Job if change.names_version() => Err(raced(&plan, found)),
+            Conflict::Job | Conflict::Guard | Conflict::Other => Ok(None),
+        },
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn raced(plan: &Plan, found: u64) -> Failure {
@@ -378,12 +415,21 @@ fn bounded(writes: &[Write]) -> Result<(), Failure> {
     Err(Failure::new(ErrorCode::TooLarge, message).hint("change them in several steps"))
 }
 
-async fn guards(api: &Shared, keys: &[String]) -> Result<Guards, Failure> {
+/// None: an endpoint that was chosen as free has been taken since.
+async fn guards(
+    api: &Shared,
+    keys: &[String],
+    chosen: &BTreeSet<String>,
+) -> Result<Option<Guards>, Failure> {
     let mut guards = Guards::default();
     for key in keys {
-        guards.note(api.store.get(key).await?);
+        let record = api.store.get(key).await?;
+        if record.is_some() && chosen.contains(key) {
+            return Ok(None);
+        }
+        guards.note(record);
     }
-    Ok(guards)
+    Ok(Some(guards))
 }
 
 /// Packages that the job begins to use must be there, and stay until the job is written.

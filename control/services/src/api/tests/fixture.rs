@@ -100,6 +100,11 @@ impl Cluster {
         (format!("http://{}", api.addr), stop, api)
     }
 
+    /// The fakes answer no more.
+    pub(super) fn deaf(&self) {
+        self.fakes.cancel();
+    }
+
     pub(super) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let url = if path.starts_with("http") { path.to_owned() } else { self.url.clone() + path };
         self.http.request(method, url).bearer_auth(SECRET)
