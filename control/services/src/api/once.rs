@@ -99,7 +99,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Once {
         let mut digest = Sha256::new();
         // With and without /v1 it is the same request.
         let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
-        let path = path.strip_prefix("/v1/").unwrap_or(path.trim_start_matches('/'));
+        let path = path.strip_prefix("/v1/").unwrap_or_else(|| path.trim_start_matches('/'));
         digest.update(format!("{} {path}\n", parts.method));
         let Some(key) = parts.headers.get(IDEMPOTENCY_KEY) else {
             return Ok(Self { key: None, digest });

@@ -83,7 +83,8 @@ impl Query {
         let namespace: Option<Namespace> =
             params.namespace.as_deref().map(str::parse).transpose().map_err(invalid)?;
         let mut exact = None;
-        let mut prefix = namespace.as_ref().map_or("job::".to_owned(), |ns| format!("job::{ns}"));
+        let mut prefix =
+            namespace.as_ref().map_or_else(|| "job::".to_owned(), |ns| format!("job::{ns}"));
         match &params.fqn {
             Some(fqn) if params.match_partial_fqn => prefix.clone_from(fqn),
             Some(fqn) => exact = Some(fqn.parse().map_err(invalid)?),

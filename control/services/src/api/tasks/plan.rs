@@ -313,9 +313,9 @@ mod tests {
     fn every_task_ends_within_its_bound() {
         let mut entry = entry(2);
         let started = job(Started, 3);
-        for n in 0..2_000u128 {
-            let view = JobView { ended: vec![crash(n)], ..JobView::default() };
-            let now_ms = 1_000 + (n as u64) * 1_000;
+        for n in 0..2_000u64 {
+            let view = JobView { ended: vec![crash(u128::from(n))], ..JobView::default() };
+            let now_ms = 1_000 + n * 1_000;
             let look = Look { job: Some(&started), view: Some(&view), now_ms };
             if let Some(next) = after(&entry, &look) {
                 entry = next;

@@ -16,7 +16,9 @@ pub(super) const SECRET: &str = "s3cret";
 
 /// What the health manager knows.
 #[derive(Clone, Default)]
-pub(super) struct Known(pub Arc<Mutex<(BTreeMap<JobId, JobView>, Vec<ImView>)>>);
+pub(super) struct Known(pub Arc<Mutex<Views>>);
+
+type Views = (BTreeMap<JobId, JobView>, Vec<ImView>);
 
 pub(super) struct Cluster {
     pub bus: Bus,
