@@ -26,6 +26,7 @@ pub struct Load {
     stop: Arc<AtomicBool>,
     verdict: Arc<Mutex<Verdict>>,
     clients: Vec<JoinHandle<()>>,
+    began: Instant,
 }
 
 /// What came of it.
@@ -68,7 +69,12 @@ impl Load {
                 })
             })
             .collect();
-        Self { stop, verdict, clients }
+        Self { stop, verdict, clients, began }
+    }
+
+    /// How long it has been going on; failures are told by the same clock.
+    pub fn age(&self) -> Duration {
+        self.began.elapsed()
     }
 
     /// Where it stands.
@@ -91,7 +97,7 @@ impl Load {
     /// When a client panicked.
     pub fn end(mut self) -> Verdict {
         self.stop.store(true, SeqCst);
-        for client in std::mem::take(&mut self.clients) {
+        for client in self.clients.drain(..) {
             client.join().expect("a client does not panic");
         }
         self.so_far()

@@ -38,7 +38,8 @@ fn a_rolling_restart_of_ten_loses_nothing() {
     };
     until("ten run", || instances().len() == 10);
     let before = instances();
-    apc.run("app restart web --rolling --batch").ok();
+    apc.run("app update web --rollout rolling --batch").ok();
+    apc.run("app restart web --batch").ok();
     let after = instances();
     assert!(after.len() >= 10 && before.is_disjoint(&after), "{before:?} {after:?}");
     slow.end().is_clean();
@@ -52,8 +53,10 @@ fn a_rolling_restart_of_ten_loses_nothing() {
 fn killing_each_role_loses_nothing() {
     let (mut fleet, load) = under_load(PLAN, 4);
     for name in ["hm-0", "jm-0", "api-0", "pm-0", "im-0", "router-0"] {
+        println!("{} ms: {name} is killed", load.age().as_millis());
         fleet.kill(name);
         load.goes_on(100);
+        println!("{} ms: {name} is started again", load.age().as_millis());
         fleet.again(name);
         load.goes_on(100);
     }

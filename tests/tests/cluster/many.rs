@@ -32,7 +32,10 @@ fn many_processes_are_one_cluster() {
     for router in fleet.routers() {
         assert_eq!(Client::connect(router).get("more.test", "/").status, 200);
     }
-    one.run("app create tagged --hard-tags t2 --disable-routes --instances 2 --batch -p .").ok();
+    let deaf = sample_app(fleet.folder(), "deaf", "--deaf");
+    one.standing_in(&deaf)
+        .run("app create tagged --hard-tags t2 --disable-routes --instances 2 --batch")
+        .ok();
     let instances = one.run("app instances tagged --json").ok().json();
     assert!(instances.as_array().unwrap().iter().all(|one| one["host"] == "im-2"), "{instances}");
     let ims = one.run("cluster im list").ok().out;

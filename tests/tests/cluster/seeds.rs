@@ -5,17 +5,23 @@
 use tests::cluster::{Up, sample_app};
 use tests::{Client, until};
 
-/// Name of the only route of a job, as the API has it.
-fn route_of(up: &Up, job: &str) -> String {
-    let jobs = up.apc().run("route list -l --json").ok().json();
-    let text = jobs.to_string();
-    let rows = jobs.as_array().unwrap_or_else(|| panic!("a list: {text}"));
-    let row = rows
-        .iter()
-        .find(|row| row["job_fqn"].as_str().is_some_and(|fqn| fqn.ends_with(&format!("::{job}"))));
-    row.and_then(|row| row["endpoint"].as_str())
-        .unwrap_or_else(|| panic!("no route of {job} in {text}"))
-        .to_owned()
+/// Type and endpoint of the only route of a job, as the API has it; none without one.
+fn routes_of(up: &Up, job: &str) -> Vec<(String, String)> {
+    let job = up.apc().run(&format!("app show {job} --json")).ok().json();
+    let ports = job["ports"].as_array().cloned().unwrap_or_default();
+    let routes =
+        ports.iter().flat_map(|port| port["routes"].as_array().cloned().unwrap_or_default());
+    let text =
+        |route: &serde_json::Value, key: &str| route[key].as_str().unwrap_or_default().to_owned();
+    routes.map(|route| (text(&route, "type"), text(&route, "endpoint"))).collect()
+}
+
+/// The endpoint of a job that has one http route.
+fn host_of(up: &Up, job: &str) -> String {
+    let routes = routes_of(up, job);
+    let [(kind, host)] = routes.as_slice() else { panic!("one route of {job}: {routes:?}") };
+    assert_eq!(kind, "http");
+    host.clone()
 }
 
 /// Goal: "apc app create mynode sample-apps/example-node-hello" gives the settings table of the documents, a route made
@@ -51,7 +57,7 @@ fn app_create_gives_a_url_that_answers() {
     ] {
         assert!(ran.err.contains(line), "no {line:?} in\n{}", ran.err);
     }
-    let host = route_of(&up, "mynode");
+    let host = host_of(&up, "mynode");
     let (name, domain) = host.split_once('.').unwrap();
     let (app, six) = name.split_once('-').unwrap();
     assert_eq!((app, domain, six.len()), ("mynode", "apcera.localhost", 6));
@@ -73,12 +79,11 @@ fn custom_default_and_disabled_routes() {
         assert_eq!(up.get(host, "/").0, 200, "{host}");
     }
     apc.run("app create My.App --batch").ok();
-    let host = route_of(&up, "My.App");
+    let host = host_of(&up, "My.App");
     assert!(host.starts_with("myapp-"), "{host}");
     let deaf = sample_app(up.folder(), "deaf", "--deaf");
     apc.standing_in(&deaf).run("app create someApp --disable-routes --batch").ok();
-    let rows = apc.run("route list -l --json").ok().json().to_string();
-    assert!(!rows.contains("someApp"), "{rows}");
+    assert_eq!(routes_of(&up, "someApp"), []);
 }
 
 /// Goal: the tables of "apc route list", "-l" and "route show" byte for byte, for the routes of the documents.
@@ -220,12 +225,11 @@ fn tcp_auto_from_the_command_to_the_bytes() {
     apc.run(&format!("app update slogger --port-add {port} --batch")).ok();
     let added = apc.run(&format!("route add auto --tcp --app slogger --p {port} --json")).ok();
     apc.run("app start slogger --batch").ok();
-    let rows = apc.run("route list -l --json").ok().json();
-    let endpoint =
-        rows[0]["endpoint"].as_str().unwrap_or_else(|| panic!("{rows} {}", added.out)).to_owned();
-    assert_eq!(rows[0]["type"], "tcp");
-    assert_ne!(endpoint, addr.to_string());
-    let mut stream = std::net::TcpStream::connect(&endpoint).unwrap();
+    let routes = routes_of(&up, "slogger");
+    let [(kind, endpoint)] = routes.as_slice() else { panic!("{routes:?} {}", added.out) };
+    assert_eq!(kind, "tcp");
+    assert_ne!(*endpoint, addr.to_string());
+    let mut stream = std::net::TcpStream::connect(endpoint.as_str()).unwrap();
     stream.write_all(b"hello\n").unwrap();
     let mut line = String::new();
     BufReader::new(&stream).read_line(&mut line).unwrap();
