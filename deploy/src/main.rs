@@ -82,5 +82,11 @@ fn log_to_stderr(verbose: bool) {
     let json = std::env::var("APCERA_LOG_FORMAT").is_ok_and(|form| form == "json");
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // An error means that somebody else logs already.
-    drop(if json { log.json().try_init() } else { log.with_target(false).with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init() });
+    drop(if json {
+        log.json().try_init()
+    } else {
+        log.with_target(false)
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .try_init()
+    });
 }

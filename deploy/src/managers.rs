@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use conf::ClusterConf;
 use conf::cluster::Objects;
-use serde_json::{Value, json};
 use runtime::StopMode;
 use runtime::driver::process::ProcessDriver;
+use serde_json::{Value, json};
 use services::{api, hm, jm, pm};
 use tokio_util::sync::CancellationToken;
 
@@ -112,7 +112,9 @@ pub(crate) async fn pm(shared: &Shared) -> Result<(Value, Service), Failure> {
         Objects::Local(path) => pm::Place::Directory(path.clone()),
         Objects::S3 { endpoint, bucket, region, access_key, secret_key } => {
             pm::Place::S3(pm::s3::Bucket {
-                endpoint: endpoint.clone().unwrap_or_else(|| format!("https://s3.{region}.amazonaws.com")),
+                endpoint: endpoint
+                    .clone()
+                    .unwrap_or_else(|| format!("https://s3.{region}.amazonaws.com")),
                 bucket: bucket.clone(),
                 region: region.clone(),
                 access_key: access_key.clone(),
@@ -142,7 +144,8 @@ pub(crate) fn machine_name() -> String {
 pub(crate) async fn im(shared: &Shared) -> Result<(Value, Service), Failure> {
     let conf = &shared.conf.instances;
     let state = shared.conf.state_dir.join("im");
-    let failed = |why: &dyn std::fmt::Display| Failure::new("the instance manager did not start", why);
+    let failed =
+        |why: &dyn std::fmt::Display| Failure::new("the instance manager did not start", why);
     let driver = ProcessDriver::new(&state.join("instances")).map_err(|why| failed(&why))?;
     let settings = runtime::Settings {
         hostname: shared.hostname.clone(),
@@ -155,11 +158,16 @@ pub(crate) async fn im(shared: &Shared) -> Result<(Value, Service), Failure> {
         cache_bytes_max: conf.cache_bytes_max,
         ..runtime::Settings::new(Some(state))
     };
-    let mode = if STOP_INSTANCES.load(SeqCst) { StopMode::StopInstances } else { StopMode::LeaveInstances };
+    let mode = if STOP_INSTANCES.load(SeqCst) {
+        StopMode::StopInstances
+    } else {
+        StopMode::LeaveInstances
+    };
     let stop = CancellationToken::new();
-    let running = runtime::start(settings, shared.bus(Role::Im), Arc::new(driver), stop.clone(), mode)
-        .await
-        .map_err(|why| failed(&why))?;
+    let running =
+        runtime::start(settings, shared.bus(Role::Im), Arc::new(driver), stop.clone(), mode)
+            .await
+            .map_err(|why| failed(&why))?;
     let about = json!({ "id": running.id().to_string(), "hostname": shared.hostname });
     Ok((about, Service::new("im", stop, running.ended()).within(INSTANCES_END)))
 }

@@ -23,12 +23,16 @@ pub(crate) struct Shared {
     pub(crate) store: Option<Store>,
     pub(crate) clock: Clock,
     pub(crate) hostname: String,
+    /// There is one process, ever, on this store: after a crash it takes its own leases back instead of waiting for
+    /// their end.
+    pub(crate) alone: bool,
 }
 
 impl Shared {
     /// The bus as this role speaks on it.
     pub(crate) fn bus(&self, role: Role) -> Bus {
-        let sender = Sender::new(role.as_str(), Uuid::new_v4());
+        let id = if self.alone { "alone".to_owned() } else { Uuid::new_v4().to_string() };
+        let sender = Sender::new(role.as_str(), id);
         Bus::new(Arc::clone(&self.world), sender, self.clock.clone())
     }
 
@@ -85,7 +89,7 @@ pub(crate) async fn run(roles: &[Role], options: RoleOptions) -> Result<(), Fail
             .await?;
     let needs_store = roles.iter().any(|role| !matches!(role, Role::Router | Role::Im));
     let store = if needs_store { Some(worlds::store(&conf.database).await?) } else { None };
-    let shared = Shared { conf, world, store, clock: Clock::system(), hostname };
+    let shared = Shared { conf, world, store, clock: Clock::system(), hostname, alone: false };
     let mut joined = Joined::default();
     for role in in_order(roles) {
         let (about, service) = start(&shared, role, &options).await?;

@@ -42,6 +42,7 @@ pub(crate) async fn up(options: UpOptions) -> Result<(), Failure> {
         store: Some(store),
         clock: Clock::system(),
         hostname: managers::machine_name(),
+        alone: true,
     };
     managers::stop_instances_too();
     let mut joined = Joined::default();

@@ -38,8 +38,8 @@ fn state_survives_the_end() {
 
 /// Ids of sample programs that were started from this application's directory tree or of its instances.
 fn children_of(app: &std::path::Path) -> Vec<u32> {
-    let folder = app.parent().unwrap().display().to_string();
-    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let folder = app.parent().expect("it lies in a folder").display().to_string();
+    let processes = std::fs::read_dir("/proc").expect("Linux").flatten();
     let ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     ids.filter(|id| {
         let command = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();

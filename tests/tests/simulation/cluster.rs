@@ -179,7 +179,8 @@ impl Cluster {
             return;
         }
         let node = self.node("router", index);
-        let bus = self.bus(&node, "router", &id(&mut self.rng).to_string());
+        let speaker = id(&mut self.rng).to_string();
+        let bus = self.bus(&node, "router", &speaker);
         let cores = if self.variant == Variant::LyingCores { Cores::Lying } else { Cores::Honest };
         let seed = seed(&mut self.rng);
         self.ledger.tell(format!("{node} begins"));

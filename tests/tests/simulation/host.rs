@@ -253,7 +253,7 @@ impl Driver for Watched {
         self.inner.probe(addr).await
     }
 
-    fn is_free(&self, addr: SocketAddr) -> bool {
-        self.inner.is_free(addr)
+    fn is_free(&self, addr: SocketAddr, plainly: bool) -> bool {
+        self.inner.is_free(addr, plainly)
     }
 }

@@ -44,6 +44,12 @@ pub(crate) async fn run(report: &mut Report) {
     let stop = CancellationToken::new();
     let health = hm::start(hm::Settings::default(), bus.clone(), store.clone(), stop.clone())
         .expect("it starts");
+    // It listens before it answers.
+    let anybody = ViewRequest { jobs: Vec::new(), ims: true };
+    while bus.request::<_, View>(subject::HM_VIEW, &anybody, Duration::from_secs(5)).await.is_err()
+    {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     swarm.beat(&bus).await;
     let manager = jm::start(jm::Settings::default(), bus.clone(), store.clone(), stop.clone())
         .expect("it starts");
