@@ -94,8 +94,12 @@ impl Keep {
     pub fn instances(&self) -> Vec<Kept> {
         let Ok(entries) = fs::read_dir(&self.records) else { return Vec::new() };
         let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        let mut paths: Vec<_> =
+            paths.filter(|path| path.extension().is_some_and(|kind| kind == "json")).collect();
+        // The file system's order is nobody's: the same records are found in the same order.
+        paths.sort_unstable();
         paths
-            .filter(|path| path.extension().is_some_and(|kind| kind == "json"))
+            .into_iter()
             .filter_map(|path| match read_json(&path) {
                 Ok(kept) => Some(kept),
                 Err(why) => {

@@ -250,15 +250,11 @@ impl Life {
             }
             (P::New | P::Setup, E::Stop(why)) => {
                 self.asked = Some(why);
-                let mut actions = vec![A::Abandon];
-                actions.extend(self.tear_down(None, now_ms));
-                actions
+                self.after(A::Abandon, None, now_ms)
             }
             (P::Setup, E::TimeUp) => {
                 self.fail("packages were not laid out in time".to_owned());
-                let mut actions = vec![A::Abandon];
-                actions.extend(self.tear_down(None, now_ms));
-                actions
+                self.after(A::Abandon, None, now_ms)
             }
             (P::Setup | P::Starting { spawned: false }, E::Failed(why)) => {
                 self.fail(why);
@@ -288,11 +284,7 @@ impl Life {
             (P::Running, E::Update(version)) => {
                 vec![A::Switch(S::Updating), A::Take(version), A::Switch(S::Running)]
             }
-            (P::Running, E::Exited(exit)) => {
-                let mut actions = vec![A::Withdraw];
-                actions.extend(self.tear_down(Some(exit), now_ms));
-                actions
-            }
+            (P::Running, E::Exited(exit)) => self.after(A::Withdraw, Some(exit), now_ms),
             // Wanted dead before it was born: it is stopped like any other as soon as it is there.
             (P::Draining { spawned: false }, E::Spawned)
             | (P::Draining { spawned: true }, E::Drained | E::TimeUp) => self.tell(),
@@ -341,6 +333,12 @@ impl Life {
     fn tell(&mut self) -> Vec<Action> {
         self.phase = Phase::Stopping { killed: false };
         vec![Action::Switch(S::Stopping), Action::Arm(self.terms.stop_ms), Action::Tell]
+    }
+
+    fn after(&mut self, first: Action, exit: Option<Exit>, now_ms: u64) -> Vec<Action> {
+        let mut actions = vec![first];
+        actions.extend(self.tear_down(exit, now_ms));
+        actions
     }
 
     fn tear_down(&mut self, exit: Option<Exit>, now_ms: u64) -> Vec<Action> {

@@ -24,18 +24,20 @@ impl Ports {
         Self { next: range.start().saturating_add(offset), range, taken: BTreeSet::new() }
     }
 
-    /// All of `wanted` (0 = any of the range), or none of them and the number that could not be had.
+    /// All of `wanted` (0 = any of the range), or none of them and the number that could not be had. `is_free` is told
+    /// the number and whether it is one of the range.
     pub fn take(
         &mut self,
         wanted: &[u16],
-        mut is_free: impl FnMut(u16) -> bool,
+        mut is_free: impl FnMut(u16, bool) -> bool,
     ) -> Result<Vec<u16>, u16> {
         let mut given: Vec<u16> = Vec::new();
         for &number in wanted {
             let found = if number == 0 {
                 self.any(&mut is_free)
             } else {
-                Some(number).filter(|number| !self.taken.contains(number) && is_free(*number))
+                Some(number)
+                    .filter(|number| !self.taken.contains(number) && is_free(*number, false))
             };
             let Some(found) = found else {
                 self.give_back(&given);
@@ -65,11 +67,11 @@ impl Ports {
         &self.taken
     }
 
-    fn any(&mut self, is_free: &mut impl FnMut(u16) -> bool) -> Option<u16> {
+    fn any(&mut self, is_free: &mut impl FnMut(u16, bool) -> bool) -> Option<u16> {
         for _ in self.range.clone() {
             let number = self.next;
             self.next = if number >= *self.range.end() { *self.range.start() } else { number + 1 };
-            if !self.taken.contains(&number) && is_free(number) {
+            if !self.taken.contains(&number) && is_free(number, true) {
                 return Some(number);
             }
         }
@@ -86,14 +88,14 @@ mod tests {
     #[test]
     fn given_in_a_circle() {
         let mut ports = Ports::new(100..=103, 5);
-        assert_eq!(ports.take(&[0, 0], |_| true), Ok(vec![101, 102]));
+        assert_eq!(ports.take(&[0, 0], |_, _| true), Ok(vec![101, 102]));
         ports.give_back(&[101]);
-        assert_eq!(ports.take(&[0], |number| number != 103), Ok(vec![100]));
-        assert_eq!(ports.take(&[80, 0, 0, 0], |_| true), Err(0));
-        assert_eq!(ports.take(&[80, 102], |_| true), Err(102));
-        assert_eq!(ports.take(&[80, 80], |_| true), Err(80));
+        assert_eq!(ports.take(&[0], |number, _| number != 103), Ok(vec![100]));
+        assert_eq!(ports.take(&[80, 0, 0, 0], |_, _| true), Err(0));
+        assert_eq!(ports.take(&[80, 102], |_, _| true), Err(102));
+        assert_eq!(ports.take(&[80, 80], |_, _| true), Err(80));
         assert_eq!(ports.taken().iter().copied().collect::<Vec<_>>(), [100, 102]);
-        assert_eq!(Ports::new(0..=u16::MAX, u16::MAX).take(&[0], |_| true), Ok(vec![u16::MAX]));
+        assert_eq!(Ports::new(0..=u16::MAX, u16::MAX).take(&[0], |_, _| true), Ok(vec![u16::MAX]));
     }
 
     proptest! {
@@ -105,7 +107,7 @@ mod tests {
             for (wanted, back) in calls {
                 if back && !held.is_empty() {
                     ports.give_back(&held.remove(0));
-                } else if let Ok(given) = ports.take(&wanted, |_| true) {
+                } else if let Ok(given) = ports.take(&wanted, |_, _| true) {
                     held.push(given);
                 }
                 let all: Vec<_> = held.iter().flatten().copied().collect();

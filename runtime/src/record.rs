@@ -101,7 +101,7 @@ impl Lines {
             }
             let room = LINE_BYTES_MAX - self.partial.len();
             let end = bytes.iter().take(room).position(|b| *b == b'\n');
-            let take = end.unwrap_or(room.min(bytes.len()));
+            let take = end.unwrap_or_else(|| room.min(bytes.len()));
             self.partial.extend_from_slice(&bytes[..take]);
             bytes = &bytes[take..];
         }

@@ -185,7 +185,8 @@ mod tests {
         here.copies.insert(JobId(Uuid::from_u128(2)), ("job::/a::c".parse().unwrap(), 1));
         let near = |hard| Affinity { to: "job::/a::c".parse().unwrap(), hard };
         let far = |hard| Affinity { to: "job::/a::d".parse().unwrap(), hard };
-        let cases: [(&str, fn(&mut Placement)); 3] = [
+        type Change = fn(&mut Placement);
+        let cases: [(&str, Change); 3] = [
             ("a missing tag", |ask| ask.hard_tags = vec!["gpu".into()]),
             ("an unwanted tag", |ask| ask.hard_tags = vec!["!ssd".into()]),
             ("a taken port", |ask| ask.fixed_ports = vec![80]),

@@ -44,8 +44,10 @@ pub enum FetchError {
 pub(super) async fn fetch(base: &str, hex: &str, bytes: u64, to: &Path) -> Result<(), FetchError> {
     let bad = || FetchError::Url(base.to_owned());
     let rest = base.strip_prefix("http://").ok_or_else(bad)?;
-    let (host, prefix) =
-        rest.trim_end_matches('/').split_once('/').unwrap_or((rest.trim_end_matches('/'), ""));
+    let (host, prefix) = rest
+        .trim_end_matches('/')
+        .split_once('/')
+        .unwrap_or_else(|| (rest.trim_end_matches('/'), ""));
     let slash = if prefix.is_empty() { "" } else { "/" };
     let head = format!(
         "GET {slash}{prefix}/v1/resources/{hex} HTTP/1.0\r\nHost: {host}\r\nAccept: */*\r\n\r\n"

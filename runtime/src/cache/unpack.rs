@@ -211,7 +211,8 @@ mod tests {
     /// Goal: whatever would touch or reach something outside is refused, with its name.
     #[test]
     fn hostile_packages() {
-        let cases: &[(&[(&str, EntryType, &str)], &str)] = &[
+        type Listed = (&'static str, EntryType, &'static str);
+        let cases: &[(&[Listed], &str)] = &[
             (&[("../x", Regular, "")], "entry \"../x\" leads out of the package"),
             (&[("/etc/x", Regular, "")], "entry \"/etc/x\" leads out of the package"),
             (&[("a/../../x", Regular, "")], "entry \"a/../../x\" leads out of the package"),

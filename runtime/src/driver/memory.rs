@@ -48,7 +48,9 @@ impl Script {
         while let Some(word) = words.next() {
             let mut number = || words.next_if(|word| word.parse::<u64>().is_ok())?.parse().ok();
             match word {
-                "listen" => script.listen_after = number().map(Duration::from_millis),
+                "listen" => {
+                    script.listen_after = Some(Duration::from_millis(number().unwrap_or(0)));
+                }
                 "deaf" => script.listen_after = None,
                 "stubborn" => script.stubborn = true,
                 "fail" => script.fail = true,
@@ -213,10 +215,10 @@ impl Driver for MemoryDriver {
             (one.exit.subscribe(), foreseen)
         };
         let (mut exit, foreseen) = foreseen;
-        if let Some((code, at)) = foreseen {
-            if tokio::time::timeout_at(at, exit.wait_for(Option::is_some)).await.is_err() {
-                self.crash(instance, code);
-            }
+        if let Some((code, at)) = foreseen
+            && tokio::time::timeout_at(at, exit.wait_for(Option::is_some)).await.is_err()
+        {
+            self.crash(instance, code);
         }
         exit.wait_for(Option::is_some).await.ok().and_then(|exit| *exit).unwrap_or(lost)
     }
@@ -278,7 +280,7 @@ impl Driver for MemoryDriver {
         listens && self.exit_of(one).is_none()
     }
 
-    fn is_free(&self, addr: SocketAddr) -> bool {
+    fn is_free(&self, addr: SocketAddr, _plainly: bool) -> bool {
         let ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
         !ports.contains_key(&addr.port())
     }
@@ -294,6 +296,7 @@ mod tests {
         let read = |text: &str| Script::parse(&Command::Shell(text.to_owned()));
         let ms = Duration::from_millis;
         assert_eq!(read("").listen_after, Some(Duration::ZERO));
+        assert_eq!(read("listen").listen_after, Some(Duration::ZERO));
         assert_eq!(read("listen 20 stubborn").listen_after, Some(ms(20)));
         assert_eq!(read("deaf exit 3 50").exit_after, Some((3, ms(50))));
         assert_eq!(read("exit").exit_after, Some((0, ms(0))));

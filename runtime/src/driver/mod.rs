@@ -134,8 +134,16 @@ pub trait Driver: Send + Sync + 'static {
         matches!(tokio::time::timeout(PROBE_TIMEOUT, connecting).await, Ok(Ok(_)))
     }
 
-    /// Whether a port can be listened on.
-    fn is_free(&self, addr: SocketAddr) -> bool {
-        std::net::TcpListener::bind(addr).is_ok()
+    /// Whether a port can be listened on; `plainly` = also by a program that does not ask to reuse addresses, for which
+    /// the last minute's connections are in the way.
+    fn is_free(&self, addr: SocketAddr, plainly: bool) -> bool {
+        if plainly { binds_plainly(addr) } else { std::net::TcpListener::bind(addr).is_ok() }
     }
+}
+
+fn binds_plainly(addr: SocketAddr) -> bool {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
+    let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None);
+    socket.is_ok_and(|socket| bind(&socket, &addr).is_ok())
 }

@@ -69,7 +69,7 @@ impl ProcessDriver {
         fs::create_dir_all(base)?;
         let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
         // Without it lines are found by looking from time to time.
-        let notify = inotify::init(flags).ok().and_then(|fd| async_fd(fd));
+        let notify = inotify::init(flags).ok().and_then(async_fd);
         Ok(Self {
             base: fs::canonicalize(base)?,
             program: program.to_owned(),
@@ -195,11 +195,11 @@ impl Driver for ProcessDriver {
         if !place.is_dir() {
             return Ok(Found::Never);
         }
-        if lives(&place) {
-            if let Some(started) = self.about_to_start(&place).await {
-                self.watch(instance, started, None);
-                return Ok(Found::Alive);
-            }
+        if lives(&place)
+            && let Some(started) = self.about_to_start(&place).await
+        {
+            self.watch(instance, started, None);
+            return Ok(Found::Alive);
         }
         self.listen_to(instance);
         let (read, started) = (place.clone(), place.join(STARTED));
@@ -384,7 +384,7 @@ async fn until_gone(started: Started, child: Option<tokio::process::Child>) {
     if !proc::is_alive(started.shim_pid, started.shim_start) {
         return;
     }
-    if let Some(pidfd) = pidfd.and_then(|fd| async_fd(fd)) {
+    if let Some(pidfd) = pidfd.and_then(async_fd) {
         pidfd.readable().await.map(drop).ok();
         return;
     }

@@ -32,7 +32,7 @@ fn word(action: &Action) -> String {
             "Destroy({}{}{} ran {}: {})",
             if end.failed { "failed " } else { "" },
             if end.asked { "asked " } else { "" },
-            end.exit_code.map_or("-".to_owned(), |code| code.to_string()),
+            end.exit_code.map_or_else(|| "-".to_owned(), |code| code.to_string()),
             end.ran_ms,
             end.reason
         ),

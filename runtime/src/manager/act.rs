@@ -146,7 +146,7 @@ impl Manager {
             }
             logs.follow(id, job).await;
             notes.send(Note::Life(id, Event::Spawned)).await.ok();
-            super::spawn_until(&tasks, tell_end(driver, id, notes));
+            tasks.spawn(tell_end(driver, id, notes));
         }));
     }
 

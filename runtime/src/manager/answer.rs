@@ -98,8 +98,9 @@ impl Manager {
         }
         let scores = scores(&self.host, ask);
         let Some(first) = scores.first() else { return };
-        let foreign =
-            |port: &u16| !self.driver.is_free(SocketAddr::new(self.settings.advertise, *port));
+        let foreign = |port: &u16| {
+            !self.driver.is_free(SocketAddr::new(self.settings.advertise, *port), false)
+        };
         if ask.fixed_ports.iter().any(foreign) {
             return;
         }
@@ -168,7 +169,7 @@ impl Manager {
         let (ip, driver) = (self.settings.advertise, &self.driver);
         let numbers = self
             .ports
-            .take(&wanted, |number| driver.is_free(SocketAddr::new(ip, number)))
+            .take(&wanted, |number, any| driver.is_free(SocketAddr::new(ip, number), any))
             .map_err(|port| match port {
                 0 => "no free port".to_owned(),
                 port => format!("port {port} is taken"),

@@ -34,6 +34,7 @@ use tell::Out;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use wire::announce::ANNOUNCE_BEAT_MS;
 use wire::health::{Ended, INSTANCES_PER_IM_MAX};
 use wire::{ImId, InstanceId};
@@ -97,8 +98,8 @@ pub async fn start(
         None => None,
     };
     let (keeper, logs) = Keeper::new(id, bus.clone(), Arc::clone(&driver), keep.clone());
-    let tasks = CancellationToken::new();
-    spawn_until(&tasks, keeper.run());
+    let tasks = Tasks::default();
+    tasks.spawn(keeper.run());
     let (notes, heard) = mpsc::channel(NOTES_MAX);
     let (out, letters) = mpsc::channel(tell::LETTERS_MAX);
     let outbox = tokio::spawn(tell::send_all(bus.clone(), letters));
@@ -108,32 +109,43 @@ pub async fn start(
     let (tried, mut all_tried) = mpsc::channel(1);
     for subject in subjects(id) {
         let (bus, notes) = (manager.bus.clone(), manager.notes.clone());
-        spawn_until(&tasks, listen(bus, subject, notes, tasks.clone(), tried.clone()));
+        tasks.spawn(listen(bus, subject, notes, tasks.stop.clone(), tried.clone()));
     }
     drop(tried);
     tokio::time::timeout(SUBSCRIBE_WAIT, all_tried.recv()).await.ok();
     manager.sample_usage();
     let task = tokio::spawn(async move {
-        let _ends_all = tasks.drop_guard();
+        let _ends_all = tasks.stop.clone().drop_guard();
         manager.run(heard, stop, mode).await;
         drop(manager);
         tokio::time::timeout(FAREWELL, outbox).await.ok();
+        tasks.end().await;
     });
     Ok(Running { id, task })
 }
 
-/// A task that ends with the manager.
-fn spawn_until(
-    stop: &CancellationToken,
-    work: impl Future<Output = ()> + Send + 'static,
-) -> tokio::task::JoinHandle<()> {
-    let stop = stop.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = work => {}
-        }
-    })
+/// Tasks that end with the manager.
+#[derive(Clone, Default)]
+struct Tasks {
+    stop: CancellationToken,
+    all: TaskTracker,
+}
+
+impl Tasks {
+    fn spawn(
+        &self,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> tokio::task::JoinHandle<()> {
+        let stop = self.stop.clone();
+        self.all.spawn(async move { stop.run_until_cancelled(work).await.unwrap_or_default() })
+    }
+
+    /// All end now. When this returns, nothing of them is left that a successor could stumble over.
+    async fn end(&self) {
+        self.stop.cancel();
+        self.all.close();
+        tokio::time::timeout(FAREWELL, self.all.wait()).await.ok();
+    }
 }
 
 struct Parts {
@@ -145,7 +157,7 @@ struct Parts {
     logs: Logs,
     notes: mpsc::Sender<Note>,
     out: mpsc::Sender<Out>,
-    tasks: CancellationToken,
+    tasks: Tasks,
 }
 
 struct Manager {
@@ -159,7 +171,7 @@ struct Manager {
     notes: mpsc::Sender<Note>,
     out: mpsc::Sender<Out>,
     /// Cancelled when the manager ends: all its tasks end then.
-    tasks: CancellationToken,
+    tasks: Tasks,
     /// Start of this process, and number of the last beat or switch.
     epoch: u64,
     seq: u64,
@@ -227,19 +239,21 @@ impl Manager {
         let mut soon = every(SOON);
         loop {
             tokio::select! {
+                // The periods first: a flood of questions must not keep the beats back.
+                biased;
                 () = stop.cancelled(), if !self.leaving => {
                     if mode == StopMode::LeaveInstances {
                         return;
                     }
                     self.leave();
                 }
+                _ = beat.tick() => self.beat(false),
+                _ = announce.tick() => self.announce_beat(),
+                _ = soon.tick(), if self.untold => self.beat(false),
                 note = heard.recv() => match note {
                     Some(note) => self.hear(note),
                     None => return,
                 },
-                _ = beat.tick() => self.beat(false),
-                _ = announce.tick() => self.announce_beat(),
-                _ = soon.tick(), if self.untold => self.beat(false),
             }
             if self.leaving && self.instances.is_empty() {
                 self.beat(true);
@@ -266,7 +280,7 @@ impl Manager {
         &self,
         work: impl Future<Output = ()> + Send + 'static,
     ) -> tokio::task::JoinHandle<()> {
-        spawn_until(&self.tasks, work)
+        self.tasks.spawn(work)
     }
 
     /// Up to `max` microseconds, by chance.
