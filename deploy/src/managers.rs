@@ -158,10 +158,8 @@ pub(crate) async fn im(shared: &Shared) -> Result<(Value, Service), Failure> {
         cache_bytes_max: conf.cache_bytes_max,
         ..runtime::Settings::new(Some(state))
     };
-    let mode = if STOP_INSTANCES.load(SeqCst) {
-        StopMode::StopInstances
-    } else {
-        StopMode::LeaveInstances
+    let mode = || {
+        if STOP_INSTANCES.load(SeqCst) { StopMode::StopInstances } else { StopMode::LeaveInstances }
     };
     let stop = CancellationToken::new();
     let running =

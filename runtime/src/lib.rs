@@ -27,4 +27,4 @@ pub mod spec;
 pub mod taint;
 
 pub use manager::{Running, start};
-pub use settings::{Settings, StartError, StopMode};
+pub use settings::{AtStop, Settings, StartError, StopMode};

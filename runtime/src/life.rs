@@ -85,6 +85,8 @@ pub enum Event {
     Spawned,
     /// Its ports answer.
     Listening,
+    /// Every live router has it, or the time for that is over.
+    Routed,
     /// Its ports answered, and do no longer.
     Deaf(String),
     /// The process ended.
@@ -159,13 +161,22 @@ pub struct Life {
     asked: Option<String>,
     failure: Option<String>,
     running_since_ms: Option<u64>,
+    /// While `Running`: routers know it. Only then may an older instance go in its favour.
+    routed: bool,
 }
 
 impl Life {
     /// Just accepted.
     #[must_use]
     pub fn new(terms: Terms) -> Self {
-        Self { phase: Phase::New, terms, asked: None, failure: None, running_since_ms: None }
+        Self {
+            phase: Phase::New,
+            terms,
+            asked: None,
+            failure: None,
+            running_since_ms: None,
+            routed: false,
+        }
     }
 
     /// A life that another process of the instance manager began: `phase` as it was last kept.
@@ -177,7 +188,7 @@ impl Life {
         failure: Option<String>,
         running_since_ms: Option<u64>,
     ) -> Self {
-        Self { phase, terms, asked, failure, running_since_ms }
+        Self { phase, terms, asked, failure, running_since_ms, routed: true }
     }
 
     /// What to do first after [`Life::resumed`], with the process alive.
@@ -210,6 +221,7 @@ impl Life {
             Phase::New => S::New,
             Phase::Setup => S::Setup,
             Phase::Starting { .. } => S::Starting,
+            Phase::Running if !self.routed => S::FirstRunning,
             Phase::Running => S::Running,
             Phase::Draining { .. } => S::StoppingWait,
             Phase::Stopping { .. } => S::Stopping,
@@ -273,6 +285,10 @@ impl Life {
                 self.asked = Some(why);
                 self.leave_start(spawned)
             }
+            (P::Running, E::Routed) if !self.routed => {
+                self.routed = true;
+                vec![A::Switch(S::Running)]
+            }
             (P::Running, E::Stop(why)) => {
                 self.asked = Some(why);
                 self.drain()
@@ -282,6 +298,7 @@ impl Life {
                 self.drain()
             }
             (P::Running, E::Update(version)) => {
+                self.routed = true;
                 vec![A::Switch(S::Updating), A::Take(version), A::Switch(S::Running)]
             }
             (P::Running, E::Exited(exit)) => self.after(A::Withdraw, Some(exit), now_ms),
@@ -309,7 +326,8 @@ impl Life {
     fn run(&mut self, now_ms: u64) -> Vec<Action> {
         self.phase = Phase::Running;
         self.running_since_ms = Some(now_ms);
-        vec![Action::Switch(S::FirstRunning), Action::Announce, Action::Switch(S::Running)]
+        self.routed = false;
+        vec![Action::Switch(S::FirstRunning), Action::Announce]
     }
 
     /// Out of `Starting`, where no router knows of it: nothing to drain.

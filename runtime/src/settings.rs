@@ -88,6 +88,24 @@ pub enum StopMode {
     LeaveInstances,
 }
 
+/// What becomes of the instances, fixed at the start or asked at the stop: a process learns from its last signal.
+pub trait AtStop: Send + 'static {
+    /// Asked once.
+    fn mode(&self) -> StopMode;
+}
+
+impl AtStop for StopMode {
+    fn mode(&self) -> StopMode {
+        *self
+    }
+}
+
+impl<F: Fn() -> StopMode + Send + 'static> AtStop for F {
+    fn mode(&self) -> StopMode {
+        self()
+    }
+}
+
 /// Why it did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {

@@ -87,6 +87,12 @@ impl InstanceState {
         matches!(self, Self::FirstRunning | Self::Running | Self::Updating)
     }
 
+    /// It serves, and every live router knows it: an older instance may go in its favour.
+    #[must_use]
+    pub const fn is_routed(self) -> bool {
+        matches!(self, Self::Running | Self::Updating)
+    }
+
     /// Whether the life cycle allows this switch.
     #[must_use]
     pub const fn may_become(self, next: Self) -> bool {

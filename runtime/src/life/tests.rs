@@ -49,6 +49,7 @@ fn an_ordinary_life() {
         E::Prepared,
         E::Spawned,
         E::Listening,
+        E::Routed,
         E::Update(7),
         stop(),
         E::Drained,
@@ -58,7 +59,7 @@ fn an_ordinary_life() {
     assert_eq!(
         play(TERMS, &script),
         "SETUP Arm(600000) Prepare | STARTING Arm(30000) Spawn | Probe \
-         | FIRST_RUNNING Announce RUNNING | UPDATING Take(7) RUNNING \
+         | FIRST_RUNNING Announce | RUNNING | UPDATING Take(7) RUNNING \
          | STOPPING_WAIT Withdraw Arm(7000) Drain | STOPPING Arm(5000) Tell \
          | TEARDOWN Destroy(asked 143 ran 200: asked) | REMOVED"
     );

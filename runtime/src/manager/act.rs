@@ -29,8 +29,8 @@ const PROBE_PAUSE_MS: std::ops::RangeInclusive<u64> = 2..=50;
 const DEAF_ATTEMPTS: u32 = 3;
 /// Between them.
 const DEAF_PAUSE: Duration = Duration::from_secs(1);
-/// For routers to have a new instance.
-const ROUTED_TIMEOUT: Duration = Duration::from_secs(10);
+/// For routers to have a new instance; one that does not answer must not keep it from counting.
+const ROUTED_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between two attempts to destroy an instance.
 const DESTROY_PAUSE: Duration = Duration::from_secs(1);
 /// Attempts to destroy; then what is left of its files is left.
@@ -176,36 +176,35 @@ impl Manager {
 
     fn announce(&mut self, instance: &Instance) {
         let ip = self.settings.advertise;
+        let mut routed = false;
         if let Some(change) = self.announcements.up(instance.id, instance.endpoints(ip)) {
             self.post(Out::Announcement(change));
-            if instance.job.routes().next().is_some() && instance.legs.routed.is_none() {
-                self.await_routed(instance.id);
-            }
+            routed = instance.job.routes().next().is_some();
         }
+        self.await_routed(instance.id, routed);
         self.check_ports(instance);
     }
 
-    /// Measures until every live router has it.
-    fn await_routed(&self, id: InstanceId) {
+    /// Measures until every live router has it; ends in `Routed`, at once when nobody routes to it.
+    fn await_routed(&self, id: InstanceId, routed: bool) {
         let now_ms = self.now_ms();
         let routers = self.routers.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = routers.alive(now_ms).len();
+        let count = if routed { routers.alive(now_ms).len() } else { 0 };
         drop(routers);
-        if count == 0 {
-            return;
-        }
         let (bus, notes) = (self.bus.clone(), self.notes.clone());
         let timeout_ms = u64::try_from(ROUTED_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
         let question =
             Await { revision: 0, announced: Some(self.announcements.stand()), timeout_ms };
         self.spawn(async move {
             let until = bus::Until { count, deadline: ROUTED_TIMEOUT };
-            let answers = bus.gather::<_, Awaited>(ROUTER_AWAIT, &question, until).await;
-            let live = |answer: &Awaited| answer.cores == answer.cores_total;
-            if answers.is_ok_and(|all| all.len() == count && all.iter().all(live)) {
-                let ms = bus.clock().unix_ms().saturating_sub(now_ms);
-                notes.send(Note::Routed(id, ms)).await.ok();
+            let mut ms = None;
+            if count > 0 {
+                let answers = bus.gather::<_, Awaited>(ROUTER_AWAIT, &question, until).await;
+                let live = |answer: &Awaited| answer.cores == answer.cores_total;
+                let all = answers.is_ok_and(|all| all.len() == count && all.iter().all(live));
+                ms = all.then(|| bus.clock().unix_ms().saturating_sub(now_ms));
             }
+            notes.send(Note::Routed(id, ms)).await.ok();
         });
     }
 

@@ -66,10 +66,13 @@ impl Manager {
                 }
             }
             Note::Routed(id, ms) => {
-                if let Some(instance) = self.instances.get_mut(&id) {
-                    instance.legs.routed = Some(ms);
+                if let Some(instance) = self.instances.get_mut(&id)
+                    && ms.is_some()
+                {
+                    instance.legs.routed = ms;
                     self.untold = true;
                 }
+                self.step(id, Event::Routed);
                 self.keep_instance(id);
             }
             Note::Usage(samples) => self.sampled(&samples),

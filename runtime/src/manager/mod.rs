@@ -19,7 +19,7 @@ use crate::life::Event;
 use crate::logs::{Keeper, Logs};
 use crate::ports::Ports;
 use crate::routers::Routers;
-use crate::settings::{Settings, StartError, StopMode};
+use crate::settings::{AtStop, Settings, StartError, StopMode};
 use crate::spec::Load;
 use crate::taint::Host;
 use bus::{Bus, Sender};
@@ -79,7 +79,7 @@ pub async fn start(
     bus: Bus,
     driver: Arc<dyn Driver>,
     stop: CancellationToken,
-    mode: StopMode,
+    mode: impl AtStop,
 ) -> Result<Running, StartError> {
     let mut rng = settings.seed.map_or_else(rand::make_rng, StdRng::seed_from_u64);
     let fresh = ImId(uuid::Builder::from_random_bytes(rng.random()).into_uuid());
@@ -232,7 +232,7 @@ impl Manager {
         &mut self,
         mut heard: mpsc::Receiver<Note>,
         stop: CancellationToken,
-        mode: StopMode,
+        mode: impl AtStop,
     ) {
         let mut beat = every(self.settings.beat);
         let mut announce = every(Duration::from_millis(ANNOUNCE_BEAT_MS));
@@ -242,7 +242,7 @@ impl Manager {
                 // The periods first: a flood of questions must not keep the beats back.
                 biased;
                 () = stop.cancelled(), if !self.leaving => {
-                    if mode == StopMode::LeaveInstances {
+                    if mode.mode() == StopMode::LeaveInstances {
                         return;
                     }
                     self.leave();

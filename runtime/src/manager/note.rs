@@ -36,7 +36,7 @@ pub(super) enum Note {
     /// The timer with this number ended.
     TimeUp(InstanceId, u64),
     /// All live routers serve it, after so many milliseconds.
-    Routed(InstanceId, u64),
+    Routed(InstanceId, Option<u64>),
     Usage(Vec<(InstanceId, Stats)>),
 }
 

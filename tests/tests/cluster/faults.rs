@@ -48,6 +48,21 @@ fn a_rolling_restart_of_ten_loses_nothing() {
     assert_eq!(verdict.moved, 0);
 }
 
+/// Goal: also one lone instance is replaced without a gap: its successor is known to every router before it goes.
+#[test]
+fn a_rolling_restart_of_one_loses_nothing() {
+    let (fleet, load) = under_load(Plan { ims: 1, ..PLAN }, 1);
+    let apc = fleet.apc("api-0");
+    apc.run("app update web --rollout rolling --batch").ok();
+    for _ in 0..3 {
+        apc.run("app restart web --batch").ok();
+        load.goes_on(50);
+    }
+    let verdict = load.end();
+    verdict.is_clean();
+    assert!(verdict.by_instance.len() >= 4, "{verdict:?}");
+}
+
 /// Goal: kill -9 of each role in turn, and its return, loses no request; the control plane works afterwards.
 #[test]
 fn killing_each_role_loses_nothing() {

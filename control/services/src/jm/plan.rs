@@ -181,10 +181,6 @@ fn count(len: usize) -> u32 {
     u32::try_from(len).unwrap_or(u32::MAX)
 }
 
-fn running(of: &[&InstanceOn]) -> u32 {
-    count(of.iter().filter(|on| on.seen.state.is_running()).count())
-}
-
 fn stop(on: &InstanceOn, reason: Reason) -> Step {
     Step::Stop { im: on.im, instance: on.seen.id, reason }
 }
@@ -305,7 +301,8 @@ fn roll(job: &Job, wanted: u32, seen: &Seen<'_>, bids: &Bids<'_>) -> Vec<Step> {
         old.into_iter().partition(|on| on.seen.state.is_running());
     // An old instance that does not serve yet protects nothing.
     steps.extend(stop_each(idle.iter().copied(), Reason::OldVersion));
-    let running_new = running(&seen.new);
+    // A successor counts when the routers know it, not when it merely listens.
+    let running_new = count(seen.new.iter().filter(|on| on.seen.state.is_routed()).count());
     let spare = (running_new + count(serving.len())).saturating_sub(wanted);
     let leaving = (spare as usize).min(serving.len());
     steps.extend(stop_each(serving[..leaving].iter().copied(), Reason::OldVersion));
@@ -335,7 +332,7 @@ fn roll(job: &Job, wanted: u32, seen: &Seen<'_>, bids: &Bids<'_>) -> Vec<Step> {
 fn force(job: &Job, serving: &[&InstanceOn], seen: &Seen<'_>, now_ms: u64) -> Option<Step> {
     let patience_ms = job.rollout.force_stop_old_instances_after.saturating_mul(1_000);
     let oldest = serving.first()?;
-    let progress = seen.new.iter().filter(|on| on.seen.state.is_running());
+    let progress = seen.new.iter().filter(|on| on.seen.state.is_routed());
     let until_ms = progress.map(|on| on.seen.since_ms).max()?.saturating_add(patience_ms);
     match patience_ms {
         0 => None,
