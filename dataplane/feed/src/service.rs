@@ -147,6 +147,7 @@ impl Service {
             self.note();
             let stop = self.stop.clone();
             tokio::select! {
+                biased;
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(pause) => {}
             }
@@ -165,6 +166,7 @@ impl Service {
         let opening = tokio::time::timeout(SUBSCRIBE_TIMEOUT, Inbox::open(&self.bus));
         let stop = self.stop.clone();
         let inbox = tokio::select! {
+            biased;
             () = stop.cancelled() => return Err(BusError::Closed),
             opened = opening => match opened {
                 Ok(opened) => opened?,

@@ -126,6 +126,10 @@ pub(crate) async fn astray(cluster: &Cluster) -> Vec<String> {
 
 /// Jobs with rolling updates that are sound now must not be without an instance on any core from here on.
 pub(crate) async fn protect(cluster: &Cluster) {
+    // Instances whose manager is dead are soon given up, also those that serve.
+    if cluster.hosts.iter().any(|host| host.node().is_none()) {
+        return;
+    }
     let jobs = records(cluster).await;
     let wrong = unsettled(cluster).await;
     let cores: BTreeSet<_> = cluster

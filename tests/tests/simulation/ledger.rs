@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 use wire::health::InstanceSeen;
 use wire::placement::Start;
-use wire::{InstanceId, InstanceState, Job, JobId, RouterId};
+use wire::{InstanceId, InstanceState, JobId, RouterId};
 
 /// Lines of the story that are kept for a failure.
 const STORY_MAX: usize = 20_000;
@@ -174,9 +174,4 @@ impl Ledger {
 /// Whether a host may run a job.
 pub(crate) fn tags_allow(wanted: &BTreeMap<String, bool>, has: &[String]) -> bool {
     wanted.iter().all(|(tag, must)| has.contains(tag) == *must)
-}
-
-/// As people call a job.
-pub(crate) fn name(job: &Job) -> &str {
-    &job.name
 }

@@ -84,6 +84,7 @@ impl Hm {
         self.hears_again();
         loop {
             let next = tokio::select! {
+                biased;
                 next = beats.next() => next,
                 next = switches.next() => next,
             };
@@ -209,6 +210,7 @@ impl Hm {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                biased;
                 _ = tick.tick() => {}
                 () = self.losses.notified() => {}
             }
@@ -232,6 +234,7 @@ impl Hm {
         let mut wait = WAIT_MIN;
         loop {
             tokio::select! {
+                biased;
                 _ = tick.tick() => {}
                 () = self.agree.notified() => {}
             }
@@ -358,6 +361,7 @@ impl Hm {
         let mut wait = WAIT_MIN;
         loop {
             tokio::select! {
+                biased;
                 _ = tick.tick() => lock(&self.to_judge).extend(self.seen().flapping_jobs()),
                 () = self.judge.notified() => {}
             }

@@ -151,7 +151,13 @@ impl Publisher {
         period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                // The period first: a flood of writes must not keep the beats back.
                 biased;
+                _ = period.tick() => {
+                    self.say(subject::ROUTES_BEAT, &ledger.beat()).await;
+                    let count = peers.count(&self.me, self.bus.clock().unix_ms());
+                    self.managers.send_if_modified(|managers| std::mem::replace(managers, count) != count);
+                }
                 word = told.recv() => match word {
                     Some(Told::All(records, revision)) => {
                         ledger = Ledger::listed(&records, revision);
@@ -164,11 +170,6 @@ impl Publisher {
                     }
                     None => return,
                 },
-                _ = period.tick() => {
-                    self.say(subject::ROUTES_BEAT, &ledger.beat()).await;
-                    let count = peers.count(&self.me, self.bus.clock().unix_ms());
-                    self.managers.send_if_modified(|managers| std::mem::replace(managers, count) != count);
-                }
                 asked = pages.next() => match asked {
                     Some(Next::Message(question)) => answer(&ledger, &question).await,
                     Some(Next::Lost(_)) => {}

@@ -106,7 +106,16 @@ impl Loop {
             self.hand_out();
             let pause = self.pause();
             tokio::select! {
+                // What was begun first: a flood of looks must not keep its outcome back.
                 biased;
+                Some(viewed) = self.views.join_next() => match viewed {
+                    Ok((jobs, view)) => self.viewed(jobs, view),
+                    Err(mistake) => tracing::error!(%mistake, "a view broke"),
+                },
+                Some(outcome) = self.acts.join_next() => match outcome {
+                    Ok(outcome) => self.acted(outcome),
+                    Err(mistake) => tracing::error!(%mistake, "work on a job broke"),
+                },
                 told = records.recv() => match told {
                     Some(told) => self.told_jobs(told),
                     None => return,
@@ -126,14 +135,6 @@ impl Loop {
                 changed = self.held.changed() => match changed {
                     Ok(()) => self.held_changed(),
                     Err(_) => return,
-                },
-                Some(viewed) = self.views.join_next() => match viewed {
-                    Ok((jobs, view)) => self.viewed(jobs, view),
-                    Err(mistake) => tracing::error!(%mistake, "a view broke"),
-                },
-                Some(outcome) = self.acts.join_next() => match outcome {
-                    Ok(outcome) => self.acted(outcome),
-                    Err(mistake) => tracing::error!(%mistake, "work on a job broke"),
                 },
                 () = tokio::time::sleep(pause) => {}
             }
