@@ -67,12 +67,16 @@ impl Screen {
         }
     }
 
-    /// Data, for standard output. A reader that has gone away ends the program quietly.
+    /// Data, for standard output. A reader that has gone away ends the program quietly, a full disk does not.
     pub(crate) fn data(text: &str) {
         let mut out = std::io::stdout().lock();
-        if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+        let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) else { return };
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
             std::process::exit(0);
         }
+        let failure = Failure::failed("the output cannot be written").because(error.to_string());
+        to_stderr(&failure.render());
+        std::process::exit(failure.exit as i32);
     }
 
     /// `Creating app "x"...` now, `done` or `error` later.

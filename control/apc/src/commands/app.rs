@@ -171,8 +171,8 @@ async fn run(session: &Session, mut job: Job, wait: &crate::cli::Wait) -> Result
         .await?;
         job = saved.job;
     }
-    life::await_running(session, &job, wait).await?;
-    if !wait.no_wait {
+    let runs = life::await_running(session, &job, wait).await?;
+    if runs && !wait.no_wait {
         say_urls(session, &job).await?;
     }
     life::finish(session, &job).await

@@ -162,7 +162,11 @@ pub(super) async fn finish(session: &Session, job: &Job) -> Result<(), Failure> 
 struct Standing {
     running: usize,
     routed: usize,
+    /// Of any version, and there.
+    live: usize,
     /// Of this version, and ended.
+    ended: usize,
+    /// Of this version, and ended badly.
     failed: Vec<(InstanceId, Option<i32>)>,
 }
 
@@ -170,6 +174,8 @@ fn standing(job: &Job, instances: &[InstanceRecord]) -> Standing {
     let mut standing = Standing::default();
     for instance in instances {
         let current = instance.job_version_id >= job.restart_version;
+        standing.live += usize::from(instance.state.is_live() && !instance.exited);
+        standing.ended += usize::from(instance.exited && instance.job_version_id >= job.version_id);
         if current && instance.state.is_running() && !instance.exited {
             standing.running += 1;
             standing.routed += usize::from(instance.legs.is_some_and(|legs| legs.routed.is_some()));
@@ -181,14 +187,18 @@ fn standing(job: &Job, instances: &[InstanceRecord]) -> Standing {
     standing
 }
 
-/// Waits until as many instances run as shall, and the routers have them.
+/// Waits until as many instances run as shall, no fewer and no more, and the routers have them. False when the job has
+/// done its work and no instance runs any longer.
 pub(super) async fn await_running(
     session: &Session,
     job: &Job,
     wait: &Wait,
-) -> Result<(), Failure> {
-    if wait.no_wait || job.num_instances == 0 {
-        return Ok(());
+) -> Result<bool, Failure> {
+    if wait.no_wait {
+        return Ok(true);
+    }
+    if job.num_instances == 0 {
+        return await_stopped(session, job, wait).await.map(|()| true);
     }
     let screen = &session.screen;
     screen.say("Waiting for the application to start...");
@@ -202,18 +212,25 @@ pub(super) async fn await_running(
         let instances = look(session, job).await?;
         tell(session, &mut shown, &instances, job, began);
         let now = standing(job, &instances);
-        if now.running >= wanted {
+        if now.running == wanted {
             let since = *running_since.get_or_insert_with(Instant::now);
             let routes = job.routes().next().is_some();
             if !routes || now.routed >= wanted || since.elapsed() >= ROUTED_TIMEOUT {
                 screen.clear_live_line();
-                return Ok(());
+                return Ok(true);
             }
         } else {
             running_since = None;
-            if now.failed.len() >= FAILURES_MAX {
+            let end = end_of(session, job, &now).await?;
+            let given_up = end == Some(JobState::Errored) && !now.failed.is_empty();
+            if given_up || now.running < wanted && now.failed.len() >= FAILURES_MAX {
                 screen.clear_live_line();
                 return Err(failed_start(session, job, &now).await);
+            }
+            if end == Some(JobState::Finished) {
+                screen.clear_live_line();
+                screen.say("It has ended well and is not started again");
+                return Ok(false);
             }
         }
         if began.elapsed() >= bound {
@@ -222,6 +239,15 @@ pub(super) async fn await_running(
         }
         tokio::time::sleep(LOOK_PERIOD).await;
     }
+}
+
+/// The state in which a job stays that starts nothing any more; none while something may still come.
+async fn end_of(session: &Session, job: &Job, now: &Standing) -> Result<Option<JobState>, Failure> {
+    if now.live > 0 || now.ended == 0 {
+        return Ok(None);
+    }
+    let job: Job = session.client()?.get(&format!("/jobs/{}", job.uuid)).await?;
+    Ok(Some(job.state).filter(|state| matches!(state, JobState::Finished | JobState::Errored)))
 }
 
 /// Waits until no instance is left.
@@ -318,7 +344,9 @@ async fn failed_start(session: &Session, job: &Job, now: &Standing) -> Failure {
         || "it did not listen on its ports in time".to_owned(),
         |code| format!("the last one ended with exit code {code}"),
     );
-    Failure::failed(format!("{} does not start: {} instances failed", job.fqn, now.failed.len()))
+    let count = now.failed.len();
+    let failed = if count == 1 { "one instance".to_owned() } else { format!("{count} instances") };
+    Failure::failed(format!("{} does not start: {failed} failed", job.fqn))
         .because(how)
         .hint(format!("apc app logs {}", job.fqn))
 }
@@ -351,6 +379,7 @@ mod tests {
         ];
         let now = standing(&job, &seen);
         assert_eq!((now.running, now.routed, now.failed.len()), (2, 0, 1));
+        assert_eq!((now.live, now.ended), (4, 1));
     }
 
     /// Goal: the wait is what is asked for, or follows from the job's own times.
