@@ -4,6 +4,7 @@
 //! Deliberately absent: owners and set-user bits; files belong to whoever runs the instance manager.
 
 use flate2::read::MultiGzDecoder;
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Seek};
 use std::path::{Component, Path};
@@ -11,6 +12,8 @@ use tar::{Archive, EntryType};
 
 /// Entries of one archive.
 pub const ENTRIES_MAX: usize = 300_000;
+/// Bytes of one entry's name, links and extended attributes.
+const HEAD_BYTES_MAX: u64 = 1 << 20;
 /// Bytes of all its files.
 pub const UNPACKED_BYTES_MAX: u64 = 8 << 30;
 
@@ -55,15 +58,19 @@ pub fn unpack(
 }
 
 fn entries(from: impl Read, root: &Path, abandoned: &dyn Fn() -> bool) -> Result<(), UnpackError> {
-    let mut archive = Archive::new(from);
+    let left = Cell::new(0);
+    let mut archive = Archive::new(Allowance { from, left: &left, abandoned });
     archive.set_preserve_permissions(false);
     archive.set_unpack_xattrs(false);
     let (mut count, mut bytes) = (0, 0_u64);
-    for entry in archive.entries()? {
+    let mut entries = archive.entries()?;
+    loop {
         if abandoned() {
             return Err(UnpackError::Abandoned);
         }
-        let mut entry = entry?;
+        left.set(HEAD_BYTES_MAX);
+        let Some(entry) = entries.next() else { return Ok(()) };
+        let mut entry = entry.map_err(|why| reason(why, &left, abandoned))?;
         count += 1;
         bytes = bytes.saturating_add(entry.size());
         if count > ENTRIES_MAX {
@@ -76,11 +83,45 @@ fn entries(from: impl Read, root: &Path, abandoned: &dyn Fn() -> bool) -> Result
         let target = entry.link_name()?.map(std::borrow::Cow::into_owned);
         let refused = |why| UnpackError::Entry { name: path.display().to_string(), why };
         check(root, &path, entry.header().entry_type(), target.as_deref()).map_err(refused)?;
-        if !entry.unpack_in(root)? {
+        left.set(HEAD_BYTES_MAX.saturating_add(entry.size()));
+        let unpacked = entry.unpack_in(root);
+        if !unpacked.map_err(|why| reason(why, &left, abandoned))? {
             return Err(refused("leads out of the package"));
         }
+        // What a link or a directory brings along is no part of the next head.
+        io::copy(&mut entry, &mut io::sink()).map_err(|why| reason(why, &left, abandoned))?;
     }
-    Ok(())
+}
+
+/// Gives bytes of the archive as long as the allowance lasts and somebody wants them. Long names and extended heads are
+/// read into memory whole, and a few packed bytes can stand for gigabytes of them.
+struct Allowance<'a, R> {
+    from: R,
+    left: &'a Cell<u64>,
+    abandoned: &'a dyn Fn() -> bool,
+}
+
+impl<R: Read> Read for Allowance<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.left.get() == 0 || (self.abandoned)() {
+            return Err(io::Error::other("no more is read"));
+        }
+        let most = usize::try_from(self.left.get()).unwrap_or(usize::MAX).min(buffer.len());
+        let count = self.from.read(&mut buffer[..most])?;
+        self.left.set(self.left.get().saturating_sub(count as u64));
+        Ok(count)
+    }
+}
+
+/// Why reading ended, which the archive's own words hide.
+fn reason(why: io::Error, left: &Cell<u64>, abandoned: &dyn Fn() -> bool) -> UnpackError {
+    if abandoned() {
+        UnpackError::Abandoned
+    } else if left.get() == 0 {
+        UnpackError::TooMuch(format!("{HEAD_BYTES_MAX} bytes before an entry"))
+    } else {
+        UnpackError::Io(why)
+    }
 }
 
 fn check(
@@ -89,7 +130,6 @@ fn check(
     kind: EntryType,
     target: Option<&Path>,
 ) -> Result<(), &'static str> {
-    let inside = |c: Component<'_>| matches!(c, Component::Normal(_) | Component::CurDir);
     if !path.components().all(inside) {
         return Err("leads out of the package");
     }
@@ -105,12 +145,23 @@ fn check(
         | EntryType::Continuous
         | EntryType::Directory
         | EntryType::GNUSparse => Ok(()),
-        EntryType::Link if target.is_some_and(|to| to.components().all(inside)) => Ok(()),
+        EntryType::Link if target.is_some_and(|to| shares(root, path, to)) => Ok(()),
         EntryType::Symlink if target.is_some_and(|to| stays(path, to)) => Ok(()),
         EntryType::Link | EntryType::Symlink => Err("is a link that leads out of the package"),
         EntryType::XGlobalHeader => Ok(()),
         _ => Err("is neither file, directory nor link"),
     }
+}
+
+fn inside(part: Component<'_>) -> bool {
+    matches!(part, Component::Normal(_) | Component::CurDir)
+}
+
+/// A second name of what the package has. A symbolic link must stay inside under the new name too: what goes up two
+/// directories from a deep place leads out from a shallow one.
+fn shares(root: &Path, path: &Path, target: &Path) -> bool {
+    target.components().all(inside)
+        && fs::read_link(root.join(target)).map_or(true, |to| stays(path, &to))
 }
 
 /// A link's target goes up only at its start, and not beyond the root. Directories above the link are no links, so that
@@ -181,7 +232,7 @@ mod tests {
         builder.into_inner().unwrap()
     }
 
-    use EntryType::{Directory, Fifo, Link, Regular, Symlink};
+    use EntryType::{Directory, Fifo, GNULongName, Link, Regular, Symlink};
 
     /// Goal: an honest package is laid out, plain and packed, without set-user bits.
     #[test]
@@ -227,6 +278,10 @@ mod tests {
                 &[("d", Directory, ""), ("a", Symlink, "d"), ("a/x", Regular, "")],
                 "entry \"a/x\" lies behind a link",
             ),
+            (
+                &[("x", Regular, ""), ("d/e/up", Symlink, "../../x"), ("up", Link, "d/e/up")],
+                "entry \"up\" is a link that leads out of the package",
+            ),
             (&[("a", Fifo, "")], "entry \"a\" is neither file, directory nor link"),
         ];
         for (list, why) in cases {
@@ -239,5 +294,17 @@ mod tests {
         fs::write(place.0.join("a.tar"), whole).unwrap();
         let given_up = unpack(&place.0.join("a.tar"), &place.0.join("root"), &|| true);
         assert!(matches!(given_up, Err(UnpackError::Abandoned)));
+    }
+
+    /// Goal: a name that would not fit into memory is refused before it is read, a long one that makes sense is not.
+    #[test]
+    fn endless_names() {
+        let long = "n".repeat(150);
+        let place = Place::new();
+        place.unpack(&tar(&[("@", GNULongName, &long), ("x", Regular, "y")])).unwrap();
+        assert_eq!(fs::read_to_string(place.0.join("root").join(&long)).unwrap(), "y");
+        let endless = "n".repeat(2 * usize::try_from(HEAD_BYTES_MAX).unwrap());
+        let refused = Place::new().unpack(&tar(&[("@", GNULongName, &endless)]));
+        assert_eq!(refused.unwrap_err(), "more than 1048576 bytes before an entry");
     }
 }
