@@ -103,6 +103,27 @@ pub fn start(
     choice: EngineChoice,
     logs: Vec<LogSender>,
 ) -> Result<Running, StartError> {
+    prepare(settings, table, tls, choice)?.serve(logs)
+}
+
+/// A router before its first connection: addresses are held, the table takes commits, nobody is let in.
+#[must_use = "it serves nobody yet"]
+pub struct Prepared {
+    /// The meeting place, for whoever brings the first table.
+    pub hub: Arc<Hub>,
+    engine: &'static str,
+    fell_back: Option<String>,
+    http: Vec<Reserved>,
+    https: Vec<Reserved>,
+}
+
+/// The first half of [`start`].
+pub fn prepare(
+    settings: Settings,
+    table: &Desired,
+    tls: Option<Arc<TlsStore>>,
+    choice: EngineChoice,
+) -> Result<Prepared, StartError> {
     let cores = settings.cores.map_or_else(processors, usize::from).max(1);
     let (engine, fell_back) = pick_engine(choice)?;
     let hub = Hub::new(cores, settings.clone())?;
@@ -113,31 +134,40 @@ pub fn start(
     for (kind, list) in [("http", &http), ("https", &https)] {
         list.iter().for_each(|one| hub.note_listener(kind, one.addr));
     }
-    tokio::spawn(Arc::clone(&hub).watch_progress());
-    let mut logs = logs.into_iter();
-    let (started, ups) = std::sync::mpsc::sync_channel::<(usize, io::Result<()>)>(cores);
-    let mut threads = Vec::new();
-    for index in 0..cores {
-        let plan = CorePlan {
-            hub: Arc::clone(&hub),
-            index,
-            http: http.iter().map(|one| one.addr).collect(),
-            https: https.iter().map(|one| one.addr).collect(),
-            log: logs.next(),
-            started: started.clone(),
-        };
-        let thread = std::thread::Builder::new().name(format!("core-{index}"));
-        threads.push(thread.spawn(move || plan.run(engine))?);
-    }
-    drop(started);
-    let running = Running { hub, engine, fell_back, threads };
-    for (core, outcome) in ups.iter().take(cores) {
-        if let Err(error) = outcome {
-            running.stop();
-            return Err(StartError::Core { core, error });
+    Ok(Prepared { hub, engine, fell_back, http, https })
+}
+
+impl Prepared {
+    /// The second half of [`start`].
+    pub fn serve(self, logs: Vec<LogSender>) -> Result<Running, StartError> {
+        let Self { hub, engine, fell_back, http, https } = self;
+        let cores = hub.cores().len();
+        tokio::spawn(Arc::clone(&hub).watch_progress());
+        let mut logs = logs.into_iter();
+        let (started, ups) = std::sync::mpsc::sync_channel::<(usize, io::Result<()>)>(cores);
+        let mut threads = Vec::new();
+        for index in 0..cores {
+            let plan = CorePlan {
+                hub: Arc::clone(&hub),
+                index,
+                http: http.iter().map(|one| one.addr).collect(),
+                https: https.iter().map(|one| one.addr).collect(),
+                log: logs.next(),
+                started: started.clone(),
+            };
+            let thread = std::thread::Builder::new().name(format!("core-{index}"));
+            threads.push(thread.spawn(move || plan.run(engine))?);
         }
+        drop(started);
+        let running = Running { hub, engine, fell_back, threads };
+        for (core, outcome) in ups.iter().take(cores) {
+            if let Err(error) = outcome {
+                running.stop();
+                return Err(StartError::Core { core, error });
+            }
+        }
+        Ok(running)
     }
-    Ok(running)
 }
 
 fn processors() -> usize {

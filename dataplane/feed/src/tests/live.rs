@@ -128,8 +128,7 @@ impl Edge {
             ..Default::default()
         };
         let nothing = route::Desired::default();
-        let cores =
-            router::run::start(settings, &nothing, None, EngineChoice::Auto, Vec::new()).unwrap();
+        let cores = router::run::prepare(settings, &nothing, None, EngineChoice::Auto).unwrap();
         let http = cores.hub.listeners().iter().find(|(kind, _)| *kind == "http").unwrap().1;
         let stop = CancellationToken::new();
         let bus = Bus::new(
@@ -140,6 +139,9 @@ impl Edge {
         let settings =
             Settings { router: RouterId(id(number)), hostname: "edge".to_owned(), table_file };
         let feed = crate::start(settings, bus, Arc::clone(&cores.hub), stop.clone()).unwrap();
+        // The table of the file is there; a client that came now would be told the truth, but nobody is let in yet.
+        assert!(std::net::TcpStream::connect(http).is_err());
+        let cores = cores.serve(Vec::new()).unwrap();
         Self { cores, feed, stop, http }
     }
 
