@@ -33,13 +33,15 @@ pub(crate) struct Edge {
     pub(crate) cores: usize,
 }
 
-/// Starts the router and its feed.
+/// Starts the router and its feed. With `wait_for_table` the first client waits for the first whole table, at most two
+/// seconds: right where the job managers run already.
 pub(crate) async fn start(
     conf: &ClusterConf,
     engine: EngineChoice,
     world: &Arc<dyn World>,
     clock: &Clock,
     hostname: &str,
+    wait_for_table: bool,
 ) -> Result<(Edge, Service), Failure> {
     worlds::make_dir(&conf.state_dir)?;
     router::limits::raise_open_files();
@@ -49,11 +51,25 @@ pub(crate) async fn start(
     let admin = settings.admin.as_ref().map(AdminListener::bind).transpose().map_err(|why| {
         Failure::new("the dashboard cannot listen", why).hint("another port with --admin")
     })?;
-    let running = router::run::start(settings, &Desired::default(), tls, engine, Vec::new())
-        .map_err(|why| {
-            Failure::new("the router did not start", why)
-                .hint("another port with --http or --https")
-        })?;
+    let refused = |why: router::run::StartError| {
+        Failure::new("the router did not start", why).hint("another port with --http or --https")
+    };
+    let prepared =
+        router::run::prepare(settings, &Desired::default(), tls, engine).map_err(refused)?;
+    let id = RouterId(uuid::Uuid::new_v4());
+    let bus = Bus::new(Arc::clone(world), Sender::new("router", id), clock.clone());
+    let stop = CancellationToken::new();
+    let feed_stop = CancellationToken::new();
+    let table_file = conf.state_dir.join("table.json");
+    let settings =
+        feed::Settings { router: id, hostname: hostname.to_owned(), table_file: Some(table_file) };
+    // The table of before is there before the first client: nobody is told that a route does not exist.
+    let feed = feed::start(settings, bus, Arc::clone(&prepared.hub), feed_stop.clone())
+        .map_err(|why| Failure::new("the router's feed did not start", why))?;
+    if wait_for_table {
+        feed.ready().await;
+    }
+    let running = prepared.serve(Vec::new()).map_err(refused)?;
     if let Some(why) = &running.fell_back {
         tracing::warn!(why, "io_uring is not to be had, the router uses epoll");
     }
@@ -71,15 +87,6 @@ pub(crate) async fn start(
         engine: running.engine,
         cores: running.hub.cores().len(),
     };
-    let id = RouterId(uuid::Uuid::new_v4());
-    let bus = Bus::new(Arc::clone(world), Sender::new("router", id), clock.clone());
-    let stop = CancellationToken::new();
-    let feed_stop = CancellationToken::new();
-    let table_file = conf.state_dir.join("table.json");
-    let settings =
-        feed::Settings { router: id, hostname: hostname.to_owned(), table_file: Some(table_file) };
-    let feed = feed::start(settings, bus, Arc::clone(&running.hub), feed_stop.clone())
-        .map_err(|why| Failure::new("the router's feed did not start", why))?;
     let page = Admin::new(Arc::clone(&running.hub), running.engine, Source::new(None), None);
     page.add_metrics(feed.metrics());
     let page = admin.map(|listener| tokio::spawn(page.serve(listener)));

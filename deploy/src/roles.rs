@@ -125,9 +125,15 @@ async fn start(
     match role {
         Role::Router => {
             let engine = options.engine.into();
-            let (edge, service) =
-                edge::start(&shared.conf, engine, &shared.world, &shared.clock, &shared.hostname)
-                    .await?;
+            let (edge, service) = edge::start(
+                &shared.conf,
+                engine,
+                &shared.world,
+                &shared.clock,
+                &shared.hostname,
+                true,
+            )
+            .await?;
             let text = |addr: Option<std::net::SocketAddr>| addr.map(|addr| addr.to_string());
             let about = json!({
                 "http": edge.http.to_string(),

@@ -33,6 +33,10 @@ pub(crate) async fn up(options: UpOptions) -> Result<(), Failure> {
         .canonicalize()
         .map_err(|why| Failure::new("the state directory cannot be used", why))?;
     let token_file = state.join("admin.token");
+    // Environments of jobs are in there.
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(&state, private)
+        .map_err(|why| Failure::new("the state directory cannot be made private", why))?;
     secrets::admin_token(&token_file)?;
     let conf = conf(&options, &state, &token_file);
     let store = worlds::store(&conf.database).await?;
@@ -54,6 +58,7 @@ pub(crate) async fn up(options: UpOptions) -> Result<(), Failure> {
         &shared.world,
         &shared.clock,
         &shared.hostname,
+        false,
     )
     .await?;
     joined.add(router);
@@ -96,6 +101,7 @@ pub(crate) async fn up(options: UpOptions) -> Result<(), Failure> {
     tell(&state, "up", &about)?;
     signals.asked().await;
     println!("ending: instances first, then the router; once more Ctrl-C ends at once");
+    drop(std::fs::remove_file(state.join("up.json")));
     signals.end(joined).await
 }
 

@@ -12,6 +12,8 @@ use tar::{Archive, EntryType};
 
 /// Entries of one archive.
 pub const ENTRIES_MAX: usize = 300_000;
+/// Segments of a path: the time to make and check directories grows with their square.
+const DEPTH_MAX: usize = 128;
 /// Bytes of one entry's name, links and extended attributes.
 const HEAD_BYTES_MAX: u64 = 1 << 20;
 /// Bytes of all its files.
@@ -132,6 +134,9 @@ fn check(
 ) -> Result<(), &'static str> {
     if !path.components().all(inside) {
         return Err("leads out of the package");
+    }
+    if path.components().count() > DEPTH_MAX {
+        return Err("lies too deep");
     }
     let mut parent = root.to_owned();
     for part in path.parent().into_iter().flat_map(Path::components) {
@@ -296,13 +301,17 @@ mod tests {
         assert!(matches!(given_up, Err(UnpackError::Abandoned)));
     }
 
-    /// Goal: a name that would not fit into memory is refused before it is read, a long one that makes sense is not.
+    /// Goal: a name that would not fit into memory is refused before it is read, and one that is too deep before it is
+    /// made; a long one that makes sense is not.
     #[test]
     fn endless_names() {
         let long = "n".repeat(150);
         let place = Place::new();
         place.unpack(&tar(&[("@", GNULongName, &long), ("x", Regular, "y")])).unwrap();
         assert_eq!(fs::read_to_string(place.0.join("root").join(&long)).unwrap(), "y");
+        let deep = format!("{}x", "d/".repeat(DEPTH_MAX));
+        let refused = Place::new().unpack(&tar(&[("@", GNULongName, &deep), ("x", Regular, "")]));
+        assert!(refused.unwrap_err().ends_with("lies too deep"));
         let endless = "n".repeat(2 * usize::try_from(HEAD_BYTES_MAX).unwrap());
         let refused = Place::new().unpack(&tar(&[("@", GNULongName, &endless)]));
         assert_eq!(refused.unwrap_err(), "more than 1048576 bytes before an entry");

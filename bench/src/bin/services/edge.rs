@@ -6,20 +6,23 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use bus::{Bus, Clock, Sender};
+use bus::{Bus, Clock, Next, Sender};
 use router::run::EngineChoice;
 use router::settings::Settings;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use wire::announce::{Announcement, EndpointChange, EndpointUp};
+use wire::announce::{AnnounceBeat, Announcement, EndpointChange, EndpointUp, EndpointsAll};
 use wire::digest::Digest;
 use wire::job::RouteKind;
-use wire::routing::{JobRoutes, RouteTo, RoutesChanged};
+use wire::routing::{JobRoutes, RouteTo, RoutesPage};
 use wire::{ImId, InstanceId, JobId, RouterId, subject};
 
 use crate::row::{Report, Row};
+
+/// Far beyond any time that is worth measuring.
+const GIVE_UP: Duration = Duration::from_secs(20);
 
 pub(crate) async fn run(report: &mut Report) {
     let name = "announcement → first 200 through the edge";
@@ -48,8 +51,13 @@ pub(crate) async fn run(report: &mut Report) {
     let feed = feed::start(settings, bus.clone(), Arc::clone(&running.hub), stop.clone())
         .expect("it starts");
     let jobs = report.size(500, 5) as u64;
-    for number in 1..=jobs {
-        bus.publish(subject::ROUTES_CHANGED, &routes(number)).await.expect("the bus is there");
+    answer(&bus, jobs).await;
+    feed.ready().await;
+    let first = AnnounceBeat { im: ImId(id(0, 3)), epoch: 1, seq: 0, digest: Digest::default() };
+    bus.publish(subject::IM_ENDPOINTS_BEAT, &first).await.expect("the bus is there");
+    // The router knows the instance manager when it has asked for the whole.
+    while feed.numbers().ims_known != (1, 0) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let mut row = Row::begin();
     let mut digest = Digest::default();
@@ -81,8 +89,30 @@ const fn id(number: u64, kind: u128) -> Uuid {
     Uuid::from_u128((kind << 64) + number as u128)
 }
 
-fn routes(number: u64) -> RoutesChanged {
-    let job = JobId(id(number, 1));
+/// Plays the job manager and the instance manager for a feed that asks for the whole.
+async fn answer(bus: &Bus, jobs: u64) {
+    let mut pages = bus.subscribe(subject::ROUTES_PAGE, None).await.expect("the bus is there");
+    tokio::spawn(async move {
+        while let Some(Next::Message(question)) = pages.next().await {
+            let jobs = (1..=jobs).map(routes).collect();
+            let page = RoutesPage { revision: 1_000_000, jobs, next: None };
+            question.reply(&page).await.ok();
+        }
+    });
+    let im = ImId(id(0, 3));
+    let mut all =
+        bus.subscribe(&subject::im_endpoints_all(im), None).await.expect("the bus is there");
+    tokio::spawn(async move {
+        while let Some(Next::Message(question)) = all.next().await {
+            question
+                .reply(&EndpointsAll { im, epoch: 1, seq: 0, endpoints: Vec::new() })
+                .await
+                .ok();
+        }
+    });
+}
+
+fn routes(number: u64) -> JobRoutes {
     let to = RouteTo {
         port: 0,
         kind: RouteKind::Http,
@@ -90,14 +120,13 @@ fn routes(number: u64) -> RoutesChanged {
         weight: 0.0,
         https_only: false,
     };
-    let routes = JobRoutes {
-        job,
+    JobRoutes {
+        job: JobId(id(number, 1)),
         fqn: format!("job::/bench::edge-{number}").parse().expect("a name"),
         revision: number,
         client_acl: String::new(),
         routes: vec![to],
-    };
-    RoutesChanged { revision: number, previous: number - 1, job, routes: Some(routes) }
+    }
 }
 
 /// Asks on one connection until the answer is 200.
@@ -106,7 +135,9 @@ fn until_served(http: SocketAddr, number: u64) {
     stream.set_nodelay(true).expect("a socket");
     let request = format!("GET / HTTP/1.1\r\nHost: {number}.bench.test\r\n\r\n");
     let mut buffer = [0; 4096];
+    let began = Instant::now();
     loop {
+        assert!(began.elapsed() < GIVE_UP, "{number}.bench.test is not served");
         stream.write_all(request.as_bytes()).expect("the router lives");
         let count = stream.read(&mut buffer).expect("the router answers");
         assert!(count > 0, "the router closed the connection");
