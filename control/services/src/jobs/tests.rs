@@ -1,3 +1,7 @@
+//! Records of jobs under test: what they may say, what a change means, and what the guards of endpoints allow.
+//!
+//! Deliberately absent: sockets and the store; transactions are compared as values.
+
 use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
