@@ -7,8 +7,9 @@
 //! ```
 //!
 //! Arguments: `--tcp PORT` echoes lines there, each with the uuid before it; `--deaf` listens nowhere; `--crash` ends at
-//! once with code 7. TERM ends it at once, whatever it does: whoever still waits for an answer then has lost it, and the
-//! test that caused it fails. Deliberately absent: anything that a real application would want.
+//! once with code 7. Without a PORT it runs and serves nobody, as an application without ports does. TERM ends it at once,
+//! whatever it does: whoever still waits for an answer then has lost it, and the test that caused it fails. Deliberately
+//! absent: anything that a real application would want.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -35,15 +36,23 @@ fn main() {
         });
     }
     if has("--deaf") {
-        loop {
-            std::thread::park();
-        }
+        park();
     }
-    let port: u16 = std::env::var("PORT").expect("PORT is set").parse().expect("PORT is a number");
+    let Ok(port) = std::env::var("PORT") else {
+        println!("sample app has no port: it serves nobody");
+        park();
+    };
+    let port: u16 = port.parse().expect("PORT is a number");
     let listener = TcpListener::bind(("127.0.0.1", port)).expect("the port is free");
     for stream in listener.incoming().flatten() {
         let uuid = uuid.clone();
         std::thread::spawn(move || serve(stream, &uuid));
+    }
+}
+
+fn park() -> ! {
+    loop {
+        std::thread::park();
     }
 }
 
