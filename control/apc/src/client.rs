@@ -16,6 +16,8 @@ use wire::ApiError;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Until an answer must be there; longer than the longest wait that is asked of the server.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// An answer that is not there by then: the user is told who is waited for.
+const SLOW_AFTER: Duration = Duration::from_secs(3);
 /// A stream that is silent for this long is given up: the server sends something more often, or closes.
 const STREAM_SILENCE: Duration = Duration::from_secs(24 * 3_600);
 /// Bytes of an answer that is kept in memory.
@@ -35,6 +37,7 @@ pub(crate) struct Client {
     http: reqwest::Client,
     target: String,
     token: Option<String>,
+    quiet: bool,
 }
 
 /// An answer and its head.
@@ -47,8 +50,8 @@ pub(crate) struct Answer<T> {
 }
 
 impl Client {
-    /// For a cluster at `target`, an address without a slash at its end.
-    pub(crate) fn new(target: &str, token: Option<String>) -> Result<Self, Failure> {
+    /// For a cluster at `target`, an address without a slash at its end; a quiet one does not say that it waits.
+    pub(crate) fn new(target: &str, token: Option<String>, quiet: bool) -> Result<Self, Failure> {
         let mut builder = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .user_agent(concat!("apc/", env!("CARGO_PKG_VERSION")))
@@ -66,7 +69,7 @@ impl Client {
         let http = builder.build().map_err(|error| {
             Failure::failed("the client cannot be built").because(causes(&error))
         })?;
-        Ok(Self { http, target: target.to_owned(), token })
+        Ok(Self { http, target: target.to_owned(), token, quiet })
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
@@ -122,7 +125,7 @@ impl Client {
         path: &str,
     ) -> Result<impl Stream<Item = Result<String, Failure>> + use<>, Failure> {
         let request = self.request(Method::GET, self.url(path)?).timeout(STREAM_SILENCE);
-        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let response = self.answered(request).await.map_err(|error| self.unreachable(&error))?;
         let response = self.checked(response).await?;
         let target = self.target.clone();
         Ok(split_lines(response.bytes_stream().map(move |part| {
@@ -136,7 +139,7 @@ impl Client {
     /// The bytes of an answer, for a file.
     pub(crate) async fn download(&self, path: &str) -> Result<Response, Failure> {
         let request = self.request(Method::GET, self.url(path)?).timeout(STREAM_SILENCE);
-        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let response = self.answered(request).await.map_err(|error| self.unreachable(&error))?;
         self.checked(response).await
     }
 
@@ -201,7 +204,7 @@ impl Client {
             if let Some(body) = body {
                 request = request.json(body);
             }
-            match request.send().await {
+            match self.answered(request).await {
                 Err(error) if tries < TRIES_MAX && !error.is_timeout() && !error.is_builder() => {}
                 Err(error) => return Err(self.unreachable(&error)),
                 Ok(answer)
@@ -215,6 +218,20 @@ impl Client {
                 Ok(answer) => return self.checked(answer).await,
             }
             tokio::time::sleep(TRY_PAUSE * tries).await;
+        }
+    }
+
+    /// The head of the answer. Who waits for long learns for whom.
+    async fn answered(&self, request: reqwest::RequestBuilder) -> reqwest::Result<Response> {
+        let mut sent = std::pin::pin!(request.send());
+        match tokio::time::timeout(SLOW_AFTER, sent.as_mut()).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                if !self.quiet {
+                    crate::screen::aside(&format!("Waiting for {} to answer...", self.target));
+                }
+                sent.await
+            }
         }
     }
 

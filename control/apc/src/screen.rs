@@ -206,6 +206,12 @@ impl Drop for Step<'_> {
     }
 }
 
+/// A line of talk in the middle of a step: the step's own line comes again when it ends.
+pub(crate) fn aside(line: &str) {
+    let begin = if std::io::stderr().is_terminal() { "\r\u{1b}[K" } else { "" };
+    to_stderr(&format!("{begin}{line}\n"));
+}
+
 /// Nobody is left to tell when standard error is closed.
 fn to_stderr(text: &str) {
     let mut err = std::io::stderr().lock();

@@ -63,7 +63,7 @@ impl Session {
             return Ok(client);
         }
         let target = self.target()?;
-        let client = Client::new(&target, self.settings.token(&target))?;
+        let client = Client::new(&target, self.settings.token(&target), self.globals.quiet)?;
         Ok(self.client.get_or_init(|| client))
     }
 

@@ -7,6 +7,9 @@ mod fake;
 
 use fake::{Fake, Ran, error};
 use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::process::Stdio;
 
 const APP1: &str = "3b0a6209-5dcf-408c-8941-cf9f44295f58";
 const APP2: &str = "0512b2a3-18a9-4d0e-9a45-717b525921dc";
@@ -370,4 +373,28 @@ fn help_and_completion() {
         fake.run_words(&["__names", "--", "route", "weight", ""]),
         ran("app-route.foo.com\nmy-route2.foo.com\n", "", 0)
     );
+}
+
+/// Goal: who waits for an API that accepts and does not answer is told so, and gets the answer when it comes.
+#[test]
+fn a_slow_api_is_named() {
+    let fake = Fake::start("slow");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let mut running = fake
+        .command(&url)
+        .args(["tag", "list", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut told = String::new();
+    BufReader::new(running.stderr.take().unwrap()).read_line(&mut told).unwrap();
+    assert_eq!(told, format!("Waiting for {url} to answer...\n"));
+    stream
+        .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n[]")
+        .unwrap();
+    let ran = running.wait_with_output().unwrap();
+    assert_eq!((ran.stdout.as_slice(), ran.status.code()), (b"[]\n".as_slice(), Some(0)));
 }

@@ -30,7 +30,7 @@ pub(super) async fn target(session: &mut Session, url: Option<String>) -> Result
         return Ok(());
     };
     let target = canonical_target(&url)?;
-    let client = crate::client::Client::new(&target, None)?;
+    let client = crate::client::Client::new(&target, None, session.globals.quiet)?;
     let info: Info = client.get("/info").await?;
     if target.starts_with("http://") {
         session.screen.say("Note: the target uses http; tokens are sent without encryption");
@@ -65,7 +65,7 @@ pub(super) async fn login(
     }
     let token = bearer(&token);
     let step = session.screen.step("Logging in");
-    let client = crate::client::Client::new(&target, Some(token.clone()))?;
+    let client = crate::client::Client::new(&target, Some(token.clone()), session.globals.quiet)?;
     let checked: Result<serde_json::Value, Failure> = client.get("/namespace/default").await;
     let answer = match checked {
         Ok(answer) => answer,

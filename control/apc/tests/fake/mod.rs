@@ -69,21 +69,25 @@ impl Fake {
     }
 
     pub(crate) fn run_words(&self, words: &[&str]) -> Ran {
-        let output: Output = Command::new(env!("CARGO_BIN_EXE_apc"))
-            .args(words)
-            .env_clear()
-            .env("APC_HOME", &self.home)
-            .env("APC_TARGET", &self.url)
-            .env("APC_TOKEN", "secret")
-            .env("RUST_BACKTRACE", "1")
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
+        let output: Output = self.command(&self.url).args(words).output().unwrap();
         Ran {
             out: String::from_utf8(output.stdout).unwrap(),
             err: String::from_utf8(output.stderr).unwrap(),
             code: output.status.code().unwrap(),
         }
+    }
+
+    /// `apc` for the API at `url`, without words.
+    pub(crate) fn command(&self, url: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_apc"));
+        command
+            .env_clear()
+            .env("APC_HOME", &self.home)
+            .env("APC_TARGET", url)
+            .env("APC_TOKEN", "secret")
+            .env("RUST_BACKTRACE", "1")
+            .stdin(Stdio::null());
+        command
     }
 
     pub(crate) fn requests(&self) -> Vec<String> {
