@@ -38,7 +38,7 @@ pub use door::Patience;
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{delete, get, post, put};
-use bus::Bus;
+use bus::{Bus, Subscription};
 use door::Door;
 use state::{Api, Shared};
 use std::net::{IpAddr, SocketAddr};
@@ -55,6 +55,8 @@ use uuid::Uuid;
 pub const API_VERSION: u32 = 1;
 /// After the end was asked for, running requests have this long.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long a start waits for the bus.
+const BUS_WAIT: Duration = Duration::from_secs(1);
 
 /// What an API server is told.
 #[derive(Clone, Debug)]
@@ -166,14 +168,17 @@ pub async fn start(
     let id = api.id;
     let seats = Arc::new(Semaphore::new(patience.connections_max));
     let door = Door { tcp, seats, patience, cut: CancellationToken::new() };
-    let done = tokio::spawn(serve(Arc::new(api), door));
+    // What a server says of the routers is true from its first answer on; a bus that is away is waited for elsewhere.
+    let beats = api.bus.subscribe(wire::subject::ROUTER_BEAT, None);
+    let beats = tokio::time::timeout(BUS_WAIT, beats).await.ok().and_then(Result::ok);
+    let done = tokio::spawn(serve(Arc::new(api), door, beats));
     tracing::info!(%addr, %id, "the API listens");
     Ok(Running { addr, id, done })
 }
 
-async fn serve(api: Shared, door: Door) {
+async fn serve(api: Shared, door: Door, beats: Option<Subscription>) {
     let (stop, cut) = (api.stop.clone(), door.cut.clone());
-    let beats = tokio::spawn(routers::listen(Arc::clone(&api)));
+    let beats = tokio::spawn(routers::listen(Arc::clone(&api), beats));
     let tasks = tokio::spawn(tasks::work::run(Arc::clone(&api)));
     let serving =
         axum::serve(door, paths(api)).with_graceful_shutdown(stop.clone().cancelled_owned());

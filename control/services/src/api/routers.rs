@@ -10,7 +10,7 @@ use crate::authorize::{Action, Principal, authorize, cluster};
 use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
-use bus::{Next, Until};
+use bus::{Next, Subscription, Until};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -58,11 +58,15 @@ impl Routers {
     }
 }
 
-/// Listens to beats until the server ends.
-pub(super) async fn listen(api: Shared) {
+/// Listens to beats until the server ends, first to a subscription that is there already.
+pub(super) async fn listen(api: Shared, mut first: Option<Subscription>) {
     let listening = async {
         loop {
-            match api.bus.subscribe(subject::ROUTER_BEAT, None).await {
+            let beats = match first.take() {
+                Some(beats) => Ok(beats),
+                None => api.bus.subscribe(subject::ROUTER_BEAT, None).await,
+            };
+            match beats {
                 Ok(mut beats) => {
                     while let Some(next) = beats.next().await {
                         let Next::Message(message) = next else { continue };

@@ -80,6 +80,17 @@ impl Running {
     pub fn complete(&self) -> bool {
         self.seen.seen().complete()
     }
+
+    /// Returns as soon as [`Self::complete`] says yes.
+    pub async fn heard_all(&self) {
+        // The sender lives in what we hold.
+        drop(self.seen.complete.subscribe().wait_for(|complete| *complete).await);
+    }
+
+    /// Returns as soon as it answers questions; by then it listens as well.
+    pub async fn answering(&self) {
+        drop(self.seen.answers.subscribe().wait_for(|answers| *answers).await);
+    }
 }
 
 /// Starts one. It listens soon after; it answers as soon as it has heard everybody, or after a second.
@@ -103,6 +114,7 @@ pub fn start(
         report: Notify::new(),
         losses: Notify::new(),
         complete: watch::Sender::new(false),
+        answers: watch::Sender::new(false),
         bus,
         store,
     });
@@ -125,6 +137,8 @@ struct Hm {
     report: Notify,
     losses: Notify,
     complete: watch::Sender<bool>,
+    /// Its subscription to questions is in force.
+    answers: watch::Sender<bool>,
 }
 
 impl Hm {

@@ -181,11 +181,13 @@ impl Hm {
             match self.bus.subscribe(subject::HM_VIEW, group).await {
                 Ok(mut questions) => {
                     wait = WAIT_MIN;
+                    self.answers.send_replace(true);
                     while let Some(next) = questions.next().await {
                         if let Next::Message(message) = next {
                             self.answer_one(&message).await;
                         }
                     }
+                    self.answers.send_replace(false);
                 }
                 Err(mistake) => tracing::warn!(%mistake, "questions cannot be heard"),
             }

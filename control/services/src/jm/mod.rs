@@ -92,6 +92,14 @@ impl Running {
     pub fn shards(&self) -> Vec<usize> {
         self.held.borrow().shards(self.bus.clock().unix_ms())
     }
+
+    /// Returns as soon as it acts for so many shards at least; never after it has ended.
+    pub async fn acts_for(&self, shards: usize) {
+        let (mut held, clock) = (self.held.clone(), self.bus.clock());
+        if held.wait_for(|held| held.shards(clock.unix_ms()).len() >= shards).await.is_err() {
+            std::future::pending().await
+        }
+    }
 }
 
 /// Starts one. The id of `bus`'s sender owns the leases: two that run at once must not share it, and one that comes back

@@ -132,15 +132,20 @@ async fn whole(download: client::Download) -> Result<Vec<u8>, ApiError> {
     Ok(all)
 }
 
-/// Waits until a condition holds, for at most ten seconds.
-async fn until(what: &str, condition: impl Fn() -> bool) {
-    for _ in 0..1_000 {
-        if condition() {
-            return;
+/// Longer than anything here may take.
+const LONG: Duration = Duration::from_secs(20);
+/// Between two looks at the directory: nobody tells when a file comes or goes.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+impl Directory {
+    /// Waits until the files are as they should be.
+    async fn until(&self, what: &str, is: impl Fn(&[PathBuf]) -> bool) {
+        let began = tokio::time::Instant::now();
+        while !is(&self.files()) {
+            assert!(began.elapsed() < LONG, "not so within {LONG:?}: {what}");
+            tokio::time::sleep(LOOK_EVERY).await;
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("not so within ten seconds: {what}");
 }
 
 // === sending and fetching ===
@@ -258,7 +263,7 @@ async fn refusals_leave_nothing() {
     assert_eq!(announced.unwrap_err().code, 413);
     let absent = ground.client().download(&sha256(&large), None).await;
     assert_eq!(absent.err().unwrap().error, ErrorCode::NotFound);
-    until("nothing is left", || ground.directory.files().is_empty()).await;
+    ground.directory.until("nothing is left", <[_]>::is_empty).await;
     ground.end().await;
 }
 
@@ -277,10 +282,10 @@ async fn who_goes_in_the_middle_leaves_nothing() {
         stream.write_all(head.as_bytes()).await.unwrap();
         stream.write_all(&whole[..sent]).await.unwrap();
         if sent > 5 * MIB {
-            until("a part is written", || !ground.directory.files().is_empty()).await;
+            ground.directory.until("a part is written", |files| !files.is_empty()).await;
         }
         drop(stream);
-        until("nothing is left", || ground.directory.files().is_empty()).await;
+        ground.directory.until("nothing is left", <[_]>::is_empty).await;
     }
     assert_eq!(
         ground.client().length(&sha256(&whole)).await.unwrap_err().error,

@@ -102,6 +102,11 @@ impl Cluster {
         (format!("http://{}", api.addr), stop, api)
     }
 
+    /// Where the first server listens.
+    pub(super) fn addr(&self) -> std::net::SocketAddr {
+        self.api.as_ref().expect("it runs").addr
+    }
+
     /// The fakes answer no more.
     pub(super) fn deaf(&self) {
         self.fakes.cancel();

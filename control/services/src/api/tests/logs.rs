@@ -1,6 +1,7 @@
 //! Logs: pages, notes, and a follower who misses and doubles nothing.
 
 use super::fixture::{Cluster, answer};
+use bus::{Bus, Next, Subscription};
 use futures_util::StreamExt as _;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
@@ -76,52 +77,89 @@ async fn the_newest_lines_come_with_the_notes() {
     );
 }
 
-/// Goal: lines arrive while the follower begins and while it follows, some are lost on the bus, some come twice: it shows
-/// each once, in order, from the newest that it asked for.
+/// Writes numbered lines: each is kept, then told on the bus, where some are lost and some come twice.
+struct Writer {
+    bus: Bus,
+    job: JobId,
+    kept: Mutex<Vec<LogLine>>,
+}
+
+impl Writer {
+    /// The last line; it is neither lost nor doubled.
+    const LINES: u64 = 600;
+
+    /// So many lines more, or as many as are left.
+    async fn write(&self, count: usize) {
+        for _ in 0..count {
+            let line = {
+                let mut kept = self.kept.lock().unwrap();
+                let seq = kept.len() as u64 + 1;
+                if seq > Self::LINES {
+                    return;
+                }
+                kept.push(line(self.job, seq));
+                line(self.job, seq)
+            };
+            // Every seventh is lost, every fifth doubled.
+            let copies = match line.seq {
+                Self::LINES => 1,
+                seq => usize::from(seq % 7 != 0) + usize::from(seq % 5 == 0),
+            };
+            let subject = subject::log(self.job, INSTANCE, LogStream::Stdout);
+            for _ in 0..copies {
+                self.bus.publish(&subject, &line).await.unwrap();
+            }
+        }
+    }
+
+    /// Answers questions for pages, and writes meanwhile.
+    async fn keep(self: Arc<Self>, mut questions: Subscription) {
+        while let Some(Next::Message(question)) = questions.next().await {
+            let asked: LogRequest = question.decode().unwrap();
+            // These are in the page, and a follower hears them as well.
+            self.write(3).await;
+            let lines = {
+                let kept = self.kept.lock().unwrap();
+                kept[kept.len().saturating_sub(asked.lines)..].to_vec()
+            };
+            // These are not in the page, and come while the follower waits for it.
+            self.write(8).await;
+            question.reply(&LogPage { im: ImId(uuid::Uuid::nil()), lines }).await.unwrap();
+        }
+    }
+}
+
+/// Goal: lines arrive while the follower begins, while it asks again and while it follows, some are lost on the bus, some
+/// come twice: it shows each once, in order, from the newest that it asked for.
 #[tokio::test]
 async fn a_follower_misses_and_doubles_nothing() {
-    const LINES: u64 = 600;
     let cluster = Cluster::new().await;
     let made = cluster.job("web", &[]).await;
     let id: JobId = made["uuid"].as_str().unwrap().parse().unwrap();
-    let written = Arc::new(Mutex::new((1..=50).map(|seq| line(id, seq)).collect::<Vec<_>>()));
-    keeper(&cluster, &written).await;
+    let kept = Mutex::new((1..=50).map(|seq| line(id, seq)).collect());
+    let writer = Arc::new(Writer { bus: cluster.bus.clone(), job: id, kept });
+    let questions = cluster.bus.subscribe(subject::IM_LOGS, None).await.unwrap();
+    let keeping = tokio::spawn(Arc::clone(&writer).keep(questions));
     let ims = Write::Put { key: "ims/x".to_owned(), value: "{}".into(), expect: Expect::Any };
     cluster.store.commit(&[ims]).await.unwrap();
-    let (bus, kept) = (cluster.bus.clone(), Arc::clone(&written));
-    let subject = subject::log(id, INSTANCE, LogStream::Stdout);
-    let writer = tokio::spawn(async move {
-        for seq in 51..=LINES {
-            kept.lock().unwrap().push(line(id, seq));
-            // Every seventh is lost, every fifth doubled; the last is neither.
-            let copies = if seq == LINES {
-                1
-            } else {
-                usize::from(seq % 7 != 0) + usize::from(seq % 5 == 0)
-            };
-            for _ in 0..copies {
-                bus.publish(&subject, &line(id, seq)).await.unwrap();
-            }
-            tokio::time::sleep(std::time::Duration::from_micros(300)).await;
-        }
-    });
     let path = format!("/v1/jobs/{id}/logs?follow=true&lines=10");
     let response = cluster.request(Method::GET, &path).send().await.unwrap();
     assert_eq!(response.headers()["content-type"], "application/x-ndjson");
     let mut bytes = response.bytes_stream();
     let (mut rest, mut seqs) = (Vec::new(), Vec::new());
-    while seqs.last() != Some(&LINES) {
+    while seqs.last() != Some(&Writer::LINES) {
         let wait = tokio::time::timeout(std::time::Duration::from_secs(10), bytes.next());
         rest.extend_from_slice(&wait.await.expect("the last line comes").unwrap().unwrap());
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
             let text: Vec<u8> = rest.drain(..=end).collect();
             if text.len() > 1 {
                 seqs.push(serde_json::from_slice::<LogLine>(&text).unwrap().seq);
+                // Lines go on as they are read, so that a lost one is always followed by one that is not.
+                writer.write(1).await;
             }
         }
     }
-    writer.await.unwrap();
-    let first = seqs[0];
-    assert!(first >= 41, "ten lines, not all: {first}");
-    assert_eq!(seqs, (first..=LINES).collect::<Vec<_>>());
+    keeping.abort();
+    // Fifty were there and three came before the first page was made.
+    assert_eq!(seqs, (44..=Writer::LINES).collect::<Vec<_>>());
 }

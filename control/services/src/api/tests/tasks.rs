@@ -7,6 +7,9 @@ use std::time::Duration;
 use wire::health::{InstanceOn, InstanceSeen, JobView};
 use wire::{ImId, InstanceId, InstanceState, JobId};
 
+/// Longer than anything here may take: the lease of a server that died, and a slow machine.
+const LONG: Duration = Duration::from_secs(30);
+
 fn running(job: JobId, n: u128) -> InstanceOn {
     let seen = InstanceSeen {
         id: InstanceId(uuid::Uuid::from_u128(n)),
@@ -49,19 +52,54 @@ fn told(events: &[Value]) -> Vec<String> {
     events.iter().map(told).collect()
 }
 
+/// A task as it is told while it is followed.
+struct Followed(reqwest::Response, String);
+
+impl Followed {
+    async fn open(cluster: &Cluster, path: &str) -> Self {
+        let request = cluster.request(Method::GET, &format!("{path}?follow=true"));
+        Self(request.send().await.unwrap(), String::new())
+    }
+
+    /// The next event; none at the end.
+    async fn next(&mut self) -> Option<Value> {
+        tokio::time::timeout(LONG, self.read()).await.expect("an event comes, or the end")
+    }
+
+    async fn read(&mut self) -> Option<Value> {
+        loop {
+            while let Some((line, rest)) = self.1.split_once('\n') {
+                let (line, rest) = (line.to_owned(), rest.to_owned());
+                self.1 = rest;
+                // An empty line is a sign of life.
+                if !line.is_empty() {
+                    return Some(serde_json::from_str(&line).unwrap());
+                }
+            }
+            let chunk = self.0.chunk().await.unwrap()?;
+            self.1.push_str(std::str::from_utf8(&chunk).unwrap());
+        }
+    }
+
+    /// All that are left, to the end.
+    async fn rest(mut self) -> Vec<Value> {
+        let mut all = Vec::new();
+        while let Some(event) = self.next().await {
+            all.push(event);
+        }
+        assert_eq!(self.1, "", "half a line");
+        all
+    }
+}
+
 /// Goal: the same events by polling and by following, `eos` last; only newer ones if asked for.
 #[tokio::test]
 async fn polled_and_followed_events_are_the_same() {
     let cluster = Cluster::new().await;
     let (id, path) = start(&cluster, 2).await;
-    let follow = cluster.request(Method::GET, &format!("{path}?follow=true")).send().await.unwrap();
+    let follow = Followed::open(&cluster, &path).await;
     show(&cluster, id, 2);
-    let text = tokio::time::timeout(Duration::from_secs(10), follow.text()).await.unwrap().unwrap();
-    let followed: Vec<Value> = text
-        .lines()
-        .filter(|line| !line.is_empty())
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let followed = follow.rest().await;
     let polled = cluster.get(&path).await.json();
     assert_eq!(polled["events"], json!(followed));
     assert_eq!((&polled["state"], &polled["errored"]), (&json!("complete"), &json!("unerrored")));
@@ -81,28 +119,17 @@ async fn polled_and_followed_events_are_the_same() {
 async fn another_server_goes_on_with_a_task() {
     let mut cluster = Cluster::new().await;
     let (id, path) = start(&cluster, 1).await;
-    let first_event = async {
-        while cluster.get(&path).await.json()["events"] == json!([]) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(5), first_event).await.unwrap();
+    let first = Followed::open(&cluster, &path).await.next().await.expect("it is not over");
+    assert_eq!(told(&[first]), ["event: 0 of 1 instances running"]);
     cluster.stop.cancel();
     cluster.api.take().unwrap().ended().await;
     let (url, stop, running) = cluster.another(9).await;
     show(&cluster, id, 1);
-    let done = async {
-        loop {
-            let task = cluster.get(&format!("{url}{path}")).await.json();
-            if task["state"] != "running" {
-                return task;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let task = tokio::time::timeout(Duration::from_secs(15), done).await.unwrap();
+    let events = Followed::open(&cluster, &format!("{url}{path}")).await.rest().await;
+    let task = cluster.get(&format!("{url}{path}")).await.json();
+    assert_eq!((&task["state"], &task["events"]), (&json!("complete"), &json!(events)));
     assert_eq!(
-        told(task["events"].as_array().unwrap()),
+        told(&events),
         [
             "event: 0 of 1 instances running",
             "event: 1 of 1 instances running",

@@ -98,7 +98,7 @@ impl Cluster {
         self.ims.iter().map(|im| im.serving(job)).sum()
     }
 
-    /// Looks every 5 ms until `is` holds; how long that took. `always` must hold at each look.
+    /// Looks every 2 ms of virtual time until `is` holds; how long that took. `always` must hold at each look.
     async fn until(
         &self,
         what: &str,

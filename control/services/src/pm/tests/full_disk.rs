@@ -3,13 +3,14 @@
 //! Deliberately absent: a real full disk; the store refuses at the same calls.
 
 use super::*;
+use tokio::sync::watch;
 
 /// Takes so many writes, then its disk is full.
 #[derive(Debug)]
 struct Filling {
     inner: InMemory,
     left: Arc<AtomicUsize>,
-    aborted: Arc<AtomicUsize>,
+    aborted: Arc<watch::Sender<usize>>,
 }
 
 impl std::fmt::Display for Filling {
@@ -30,7 +31,7 @@ fn spend(left: &AtomicUsize) -> object_store::Result<()> {
 struct FillingUpload {
     inner: Box<dyn MultipartUpload>,
     left: Arc<AtomicUsize>,
-    aborted: Arc<AtomicUsize>,
+    aborted: Arc<watch::Sender<usize>>,
 }
 
 #[async_trait]
@@ -48,7 +49,7 @@ impl MultipartUpload for FillingUpload {
     }
 
     async fn abort(&mut self) -> object_store::Result<()> {
-        self.aborted.fetch_add(1, Ordering::SeqCst);
+        self.aborted.send_modify(|count| *count += 1);
         self.inner.abort().await
     }
 }
@@ -108,9 +109,9 @@ async fn a_full_disk_leaves_no_half_object() {
     for content in [&small, &large] {
         for (known, room) in [(true, 0), (true, 1), (true, 3), (false, 5), (true, 5)] {
             let left = Arc::new(AtomicUsize::new(room));
-            let aborted = Arc::new(AtomicUsize::new(0));
-            let (inner, count) = (InMemory::new(), Arc::clone(&aborted));
-            let disk = Filling { inner, left: Arc::clone(&left), aborted };
+            let aborted = Arc::new(watch::Sender::new(0));
+            let mut aborts = aborted.subscribe();
+            let disk = Filling { inner: InMemory::new(), left: Arc::clone(&left), aborted };
             let objects = Objects::over(Arc::new(disk));
             let name = sha256(content);
             let wanted = known.then_some(name.as_str());
@@ -124,7 +125,8 @@ async fn a_full_disk_leaves_no_half_object() {
                     let missing = objects.length(&name).await.unwrap_err();
                     assert!(matches!(missing, ObjectError::Missing(_)), "{missing}");
                     let begun = content.len() > MIB && room > 0;
-                    until("abort", || count.load(Ordering::SeqCst) == usize::from(begun)).await;
+                    let undone = aborts.wait_for(|count| *count == usize::from(begun));
+                    tokio::time::timeout(LONG, undone).await.unwrap().unwrap();
                 }
             }
             // Four parts, begin and end: room for all of it only where five writes are enough.
