@@ -108,7 +108,7 @@ impl Sim {
             table: Table::default(),
             listeners: BTreeMap::new(),
             inboxes: 0,
-            transcript: 0xCBF2_9CE4_8422_2325,
+            transcript: TRANSCRIPT_BEGIN,
         };
         Self { sky: Arc::new(Sky { state: Mutex::new(state) }) }
     }
@@ -210,13 +210,14 @@ impl State {
         for members in groups.values() {
             to.push(members[rng.random_range(0..members.len())].clone());
         }
+        let said = hash(hash(TRANSCRIPT_BEGIN, message.subject.as_bytes()), &message.payload);
         for listener in &to {
-            self.fly(from, listener, message);
+            self.fly(from, listener, message, said);
         }
         to.len()
     }
 
-    fn fly(&mut self, from: Node, to: &Listener, message: &RawMessage) {
+    fn fly(&mut self, from: Node, to: &Listener, message: &RawMessage, said: u64) {
         let (weather, now) = (self.weather, Instant::now());
         let pair = (from.min(to.node), from.max(to.node));
         let apart = self.cuts.contains(&pair) || self.isolated.contains(&to.node);
@@ -229,7 +230,7 @@ impl State {
                 let cargo = Cargo::Message(message.clone());
                 to.flight.launch(from, now + delay, free, cargo)
             });
-            self.note(from, to.node, message, landing);
+            self.note(from, to.node, said, landing);
         }
     }
 
@@ -238,23 +239,27 @@ impl State {
         self.rng.random_range(delay_min..=delay_max.max(delay_min))
     }
 
-    fn note(&mut self, from: Node, to: Node, message: &RawMessage, landing: Option<Instant>) {
-        let began = self.began;
-        let since = |at: Instant| (at - began).as_nanos().to_le_bytes();
-        let mut hash = self.transcript;
-        let mut eat = |bytes: &[u8]| {
-            for byte in bytes.iter().chain(&[0xFF]) {
-                hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3);
-            }
-        };
-        eat(&since(Instant::now()));
-        eat(self.nodes[from].as_bytes());
-        eat(self.nodes[to].as_bytes());
-        eat(message.subject.as_bytes());
-        eat(&message.payload);
-        eat(&landing.map_or([0; 16], since));
-        self.transcript = hash;
+    /// `said` is the hash of the subject and what was sent; a message to many is read once.
+    fn note(&mut self, from: Node, to: Node, said: u64, landing: Option<Instant>) {
+        let since = |at: Instant| (at - self.began).as_nanos().to_le_bytes();
+        let (now, landing) = (since(Instant::now()), landing.map_or([0; 16], since));
+        let (from, to) = (self.nodes[from].as_bytes(), self.nodes[to].as_bytes());
+        let parts: [&[u8]; 5] = [&now, from, to, &said.to_le_bytes(), &landing];
+        self.transcript = parts.into_iter().fold(self.transcript, hash);
     }
+}
+
+/// Where the hash of a transcript begins.
+const TRANSCRIPT_BEGIN: u64 = 0xCBF2_9CE4_8422_2325;
+
+/// One more part of a transcript: FNV-1a over the bytes and a mark of their end.
+fn hash(before: u64, bytes: &[u8]) -> u64 {
+    let eat = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
+    let mut hash = before;
+    for byte in bytes {
+        hash = eat(hash, *byte);
+    }
+    eat(hash, 0xFF)
 }
 
 /// The air in front of one queue.

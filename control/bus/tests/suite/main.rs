@@ -7,6 +7,7 @@
 
 mod nats_server;
 mod over_nats;
+mod until;
 mod weather;
 
 use bus::nats::{Nats, NatsConf};
@@ -15,10 +16,12 @@ use bus::{
     Bus, BusError, Clock, Incoming, MESSAGE_BYTES_MAX, Next, Sender, Subscription, Until, World,
 };
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use nats_server::Server;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 /// Longer than anything here may take.
@@ -60,7 +63,7 @@ macro_rules! conformance {
         mod nats_world {
             $(#[tokio::test]
             async fn $check() {
-                let Some(server) = super::Server::start(&[]) else { return };
+                let Some(server) = super::Server::start(&[]).await else { return };
                 super::$check(super::two_over_nats(&server).await).await;
             })*
         }
@@ -342,22 +345,41 @@ async fn a_dropped_subscription_is_gone(ends: Ends) {
 async fn a_reader_that_changes_its_mind_loses_nothing(ends: Ends) {
     let (a, b) = (ends.a(), ends.b());
     let mut subscription = b.subscribe("t.mind", None).await.unwrap();
+    let (ask, mut asked) = mpsc::channel::<u32>(1);
+    let (tell, mut sent) = mpsc::channel::<()>(1);
     tokio::spawn(async move {
-        for number in 0..300_u32 {
-            a.publish("t.mind", &number).await.unwrap();
-            tokio::time::sleep(Duration::from_micros(300)).await;
+        let mut number = 0_u32;
+        while let Some(count) = asked.recv().await {
+            for _ in 0..count {
+                a.publish("t.mind", &number).await.unwrap();
+                number += 1;
+            }
+            tell.send(()).await.unwrap();
         }
     });
-    let began = Instant::now();
     let mut expected = 0_u32;
-    while expected < 300 {
-        let waiting = timeout(Duration::from_millis(1), subscription.next()).await;
-        if let Ok(Some(next)) = waiting {
-            let Next::Message(delivery) = next else { panic!("{next:?}") };
+    for round in 0..200 {
+        // It waits while nothing is there, and stops.
+        assert!(subscription.next().now_or_never().is_none(), "{expected}");
+        let until = expected + 1 + round % 4;
+        ask.send(until - expected).await.unwrap();
+        // It waits while messages come, and stops at the moment when the last is on its way.
+        let mut stopped = false;
+        while expected < until {
+            let next = tokio::select! {
+                Some(()) = sent.recv(), if !stopped => {
+                    stopped = true;
+                    continue;
+                }
+                next = timeout(LONG, subscription.next()) => next,
+            };
+            let Ok(Some(Next::Message(delivery))) = next else { panic!("{expected}: {next:?}") };
             assert_eq!(delivery.decode::<u32>().unwrap(), expected);
             expected += 1;
         }
-        assert!(began.elapsed() < LONG, "{expected}");
+        if !stopped {
+            sent.recv().await.unwrap();
+        }
     }
 }
 

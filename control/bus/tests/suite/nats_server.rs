@@ -2,14 +2,11 @@
 //!
 //! Deliberately absent: downloading it; `find-nats-server` above this folder says where one may be.
 
+use crate::until::until;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
-
-/// A server answers within milliseconds; a loaded machine may need longer.
-const START_MAX: Duration = Duration::from_secs(20);
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+use tokio::net::TcpStream;
 
 pub(crate) struct Server {
     child: Child,
@@ -21,7 +18,7 @@ pub(crate) struct Server {
 
 impl Server {
     /// None, loudly, where no nats-server is to be found; an error under CI.
-    pub(crate) fn start(args: &[&str]) -> Option<Self> {
+    pub(crate) async fn start(args: &[&str]) -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let program = find()?;
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -30,7 +27,7 @@ impl Server {
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
         let child = spawn(&program, &dir, 0, &args);
         let mut server = Self { child, program, args, dir, port: 0 };
-        server.port = wait_for("its port", || server.said_port());
+        server.port = until("its port is said", async || server.said_port().ok_or(())).await;
         Some(server)
     }
 
@@ -45,10 +42,10 @@ impl Server {
     }
 
     /// Again on the same port, once it is dead.
-    pub(crate) fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         self.child = spawn(&self.program, &self.dir, self.port, &self.args);
         let address = ("127.0.0.1", self.port);
-        wait_for("an open port", || std::net::TcpStream::connect(address).ok());
+        until("its port is open", async || TcpStream::connect(address).await).await;
     }
 
     /// The server writes its addresses into a file, perhaps not all at once.
@@ -97,15 +94,4 @@ fn find() -> Option<PathBuf> {
         "\n*** SKIPPED: no nats-server, so the bus over NATS is NOT TESTED here. {how} {why}\n"
     );
     None
-}
-
-fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let began = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(began.elapsed() < START_MAX, "nats-server: no {what} within {START_MAX:?}");
-        std::thread::sleep(LOOK_EVERY);
-    }
 }
