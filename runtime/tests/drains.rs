@@ -128,6 +128,7 @@ async fn no_signal_before_the_last_router() {
 #[tokio::test(start_paused = true)]
 async fn waits_are_bounded() {
     let World { bus, driver, im } = world().await;
+    // By then a router would have been heard, were there one.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let job = job("listen", &[(0, false)]);
     let id = im.run(&job).await;

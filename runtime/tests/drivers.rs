@@ -7,9 +7,9 @@
 mod common;
 
 use bus::Clock;
-use common::{Place, gone};
+use common::{LONG, Looks, Place, gone};
 use runtime::driver::memory::MemoryDriver;
-use runtime::driver::{Driver, Found, Position, Signal};
+use runtime::driver::{Driver, DriverError, Found, Position, Signal};
 use runtime::spec::{Command, Spec};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,17 +42,15 @@ async fn begun(driver: &dyn Driver, text: &str) -> InstanceId {
 }
 
 async fn first_line(driver: &dyn Driver, instance: InstanceId) -> (String, Position) {
-    let read = async {
-        loop {
-            let batch = driver.logs(instance, Position::default()).await;
-            if let Some(record) = batch.records.first() {
-                assert_eq!(record.seq, 1);
-                return (String::from_utf8(record.text.clone()).unwrap(), batch.position);
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+    let looks = Looks::begin("a line");
+    loop {
+        let batch = driver.logs(instance, Position::default()).await;
+        if let Some(record) = batch.records.first() {
+            assert_eq!(record.seq, 1);
+            return (String::from_utf8(record.text.clone()).unwrap(), batch.position);
         }
-    };
-    tokio::time::timeout(common::LONG, read).await.expect("a line")
+        looks.again("nothing").await;
+    }
 }
 
 async fn suite(driver: &dyn Driver, words: Words) {
@@ -132,15 +130,17 @@ async fn stop_commands() {
     let driver: Arc<dyn Driver> = Arc::new(place.driver());
     let spec = spec(driver.as_ref(), Command::Shell("exec sleep 1000".to_owned())).await;
     driver.start(&spec).await.unwrap();
-    let run = |text: &str| {
+    let run = |text: &str, limit: Duration| {
         let (driver, spec) = (Arc::clone(&driver), spec.clone());
         let command = Command::Shell(text.to_owned());
-        async move { driver.run(&Spec { command, ..spec }, Duration::from_millis(300)).await }
+        async move { driver.run(&Spec { command, ..spec }, limit).await }
     };
-    run("touch here").await.unwrap();
+    run("touch here", LONG).await.unwrap();
     assert!(std::path::Path::new(&spec.directory).join("here").exists());
-    assert!(run("exit 1").await.is_err());
-    assert!(run("sleep 1000 & sleep 1000").await.is_err(), "not in time");
+    let failed = run("exit 1", LONG).await;
+    assert!(matches!(failed, Err(DriverError::StopCommand(Some(1)))), "{failed:?}");
+    let late = run("sleep 1000 & sleep 1000", Duration::from_millis(300)).await;
+    assert!(matches!(late, Err(DriverError::StopCommand(None))), "{late:?}");
     gone("a stop command", || runtime::proc::marked(spec.instance).len() > 1).await;
     driver.destroy(spec.instance).await.unwrap();
     gone("a process", || !place.processes().is_empty()).await;

@@ -5,17 +5,18 @@
 //! everything else.
 
 use bus::local::Local;
-use bus::{Bus, Clock, Sender};
+use bus::{Bus, Clock, Next, Sender};
 use runtime::driver::process::ProcessDriver;
 use runtime::{Settings, StopMode};
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-use wire::health::Beat;
+use wire::health::Switch;
 use wire::placement::{Done, Start};
-use wire::subject::{IM_REPORT, im_start};
+use wire::subject::{IM_SWITCH, im_start};
 
 const ANSWER: Duration = Duration::from_secs(10);
 
@@ -44,20 +45,22 @@ async fn host(directory: &Path, files: &[PathBuf]) -> Result<(), Box<dyn Error>>
     let settings = Settings::new(Some(directory.to_owned()));
     let (stop, mode) = (CancellationToken::new(), StopMode::LeaveInstances);
     let running = runtime::start(settings, bus.clone(), driver, stop, mode).await?;
+    let mut switches = bus.subscribe(IM_SWITCH, None).await?;
+    let mut down = BTreeSet::new();
     for file in files {
         let start: Start = serde_json::from_slice(&std::fs::read(file)?)?;
         let done: Done = bus.request(&im_start(running.id()), &start, ANSWER).await?;
         if done != Done::Accepted {
             return Err(format!("{done:?}").into());
         }
+        down.insert(start.instance);
     }
-    loop {
-        let beat: Beat = bus.request(IM_REPORT, &(), ANSWER).await?;
-        let up = beat.instances.iter().filter(|one| one.state.is_running()).count();
-        if up == files.len() {
-            break;
+    while !down.is_empty() {
+        let Some(Next::Message(told)) = switches.next().await else { return Err("lost".into()) };
+        let Switch { instance, .. } = told.decode()?;
+        if instance.state.is_running() {
+            down.remove(&instance.id);
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     println!("up");
     running.ended().await;

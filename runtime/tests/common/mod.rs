@@ -8,9 +8,12 @@ use bus::local::Local;
 use bus::{Bus, Clock, Next, Sender, Subscription};
 use runtime::driver::Driver;
 use runtime::driver::process::ProcessDriver;
+use runtime::settings::PORTS_DEFAULT;
 use runtime::{Running, Settings, StopMode, proc};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -26,6 +29,8 @@ pub const HELPER: &str = env!("CARGO_BIN_EXE_runtime-shim");
 pub const ANSWER: Duration = Duration::from_secs(10);
 /// For anything that is to happen; a loaded machine is slow.
 pub const LONG: Duration = Duration::from_secs(30);
+/// Between two looks at what nobody tells.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// A server in few words: accepts on `$PORT`, answers the instance's id.
 pub const SERVER: &str = r#"exec python3 -c '
 import os, socket
@@ -37,13 +42,13 @@ while True:
 '"#;
 
 /// A directory that goes with the test, and with it every process that was begun there.
-pub struct Place(pub PathBuf);
+pub struct Place(pub PathBuf, RangeInclusive<u16>);
 
 impl Place {
     pub fn new() -> Self {
         let place = std::env::temp_dir().join(format!("runtime-test-{}", Uuid::new_v4()));
         std::fs::create_dir_all(&place).unwrap();
-        Self(place)
+        Self(place, ports())
     }
 
     pub fn driver(&self) -> ProcessDriver {
@@ -77,12 +82,24 @@ impl Drop for Place {
     }
 }
 
+/// Numbers of its own for each instance manager of this program, as `Settings::ports` asks: one that was found free would
+/// otherwise be taken by another test before the process of this one listens.
+fn ports() -> RangeInclusive<u16> {
+    const EACH: u16 = 100;
+    static COUNT: AtomicU16 = AtomicU16::new(0);
+    let (first, last) = (*PORTS_DEFAULT.start(), *PORTS_DEFAULT.end());
+    // Not the same ones in every program, either.
+    let count = std::process::id() + u32::from(COUNT.fetch_add(1, Ordering::Relaxed));
+    let slice = u16::try_from(count % u32::from((last - first) / EACH)).unwrap();
+    first + slice * EACH..=first + slice * EACH + EACH - 1
+}
+
 pub fn bus() -> Bus {
     Bus::new(Local::new(), Sender::new("test", 0), Clock::system())
 }
 
 pub fn settings(place: &Place) -> Settings {
-    Settings::new(Some(place.0.clone()))
+    Settings { ports: place.1.clone(), ..Settings::new(Some(place.0.clone())) }
 }
 
 /// One that runs.
@@ -134,15 +151,15 @@ impl Im {
         self.bus.request(IM_REPORT, &(), ANSWER).await.unwrap()
     }
 
+    /// Not everything in a report is told when it changes: legs and usage are not.
     pub async fn until(&self, what: &str, mut look: impl FnMut(&Beat) -> bool) -> Beat {
-        let until = tokio::time::Instant::now() + LONG;
+        let looks = Looks::begin(what);
         loop {
             let beat = self.report().await;
             if look(&beat) {
                 return beat;
             }
-            assert!(tokio::time::Instant::now() < until, "never {what}: {beat:#?}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            looks.again(&beat).await;
         }
     }
 
@@ -168,14 +185,14 @@ impl Im {
     }
 
     pub async fn until_logged(&self, job: JobId, text: &str) -> Vec<LogLine> {
-        let until = tokio::time::Instant::now() + LONG;
+        let what = format!("logged {text}");
+        let looks = Looks::begin(&what);
         loop {
             let lines = self.logs(job, 1_500).await;
             if lines.iter().any(|line| line.text == text) {
                 return lines;
             }
-            assert!(tokio::time::Instant::now() < until, "never logged {text}: {lines:?}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            looks.again(&lines).await;
         }
     }
 }
@@ -221,10 +238,28 @@ pub async fn states(switches: &mut Subscription, instance: InstanceId) -> (Strin
 }
 
 pub async fn gone(what: &str, mut still: impl FnMut() -> bool) {
-    let until = tokio::time::Instant::now() + LONG;
+    let looks = Looks::begin(what);
     while still() {
-        assert!(tokio::time::Instant::now() < until, "still there: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        looks.again(&"still there").await;
+    }
+}
+
+/// Looks at what nobody tells, another process above all, again and again until it is as it should be.
+pub struct Looks<'a> {
+    what: &'a str,
+    deadline: tokio::time::Instant,
+}
+
+impl<'a> Looks<'a> {
+    pub fn begin(what: &'a str) -> Self {
+        Self { what, deadline: tokio::time::Instant::now() + LONG }
+    }
+
+    /// Waits for the next look; `instead` is what the last one saw.
+    pub async fn again<T: std::fmt::Debug + ?Sized>(&self, instead: &T) {
+        let Self { what, deadline } = self;
+        assert!(tokio::time::Instant::now() < *deadline, "never {what}: {instead:#?}");
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
