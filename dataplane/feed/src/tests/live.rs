@@ -303,8 +303,18 @@ async fn a_drain_waits_for_the_request_in_flight() {
         (told.im, told.epoch, told.seq)
     };
     let mut drain = Drain { im, epoch, seq, endpoints: vec![one.up(11, 1, 0)], timeout_ms: 100 };
-    let busy: Drained = script.bus.request(subject::ROUTER_DRAIN, &drain, PATIENCE).await.unwrap();
-    assert_eq!((busy.idle, busy.cores), (false, 2));
+    // A core may be late on a loaded machine; "idle" is a lie at any time.
+    let withdrawn = async {
+        loop {
+            let busy: Drained =
+                script.bus.request(subject::ROUTER_DRAIN, &drain, PATIENCE).await.unwrap();
+            assert!(!busy.idle, "{busy:?}");
+            if busy.cores == 2 {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, withdrawn).await.unwrap();
     for _ in 0..6 {
         assert_eq!(edge.get("app.test", "/").await, (200, "two".to_owned()));
     }
