@@ -16,7 +16,7 @@ use uuid::Uuid;
 use wire::announce::{AnnounceBeat, Announcement, EndpointChange, EndpointUp, EndpointsAll};
 use wire::digest::Digest;
 use wire::job::RouteKind;
-use wire::routing::{JobRoutes, RouteTo, RoutesPage};
+use wire::routing::{Await, Awaited, JobRoutes, RouteTo, RoutesPage};
 use wire::{ImId, InstanceId, JobId, RouterId, subject};
 
 use crate::row::{Report, Row};
@@ -55,10 +55,7 @@ pub(crate) async fn run(report: &mut Report) {
     feed.ready().await;
     let first = AnnounceBeat { im: ImId(id(0, 3)), epoch: 1, seq: 0, digest: Digest::default() };
     bus.publish(subject::IM_ENDPOINTS_BEAT, &first).await.expect("the bus is there");
-    // The router knows the instance manager when it has asked for the whole.
-    while feed.numbers().ims_known != (1, 0) {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until_known(&bus, ImId(id(0, 3))).await;
     let mut row = Row::begin();
     let mut digest = Digest::default();
     for number in 1..=jobs {
@@ -83,6 +80,15 @@ pub(crate) async fn run(report: &mut Report) {
     stop.cancel();
     feed.ended().await;
     running.stop();
+}
+
+/// Until the router has the whole of an instance manager's endpoints, which it asks for when it first hears of it.
+async fn until_known(bus: &Bus, im: ImId) {
+    let timeout_ms = u64::try_from(GIVE_UP.as_millis()).expect("seconds");
+    let question = Await { revision: 0, announced: Some((im, 1, 0)), timeout_ms };
+    let known: Awaited =
+        bus.request(subject::ROUTER_AWAIT, &question, GIVE_UP * 2).await.expect("the router lives");
+    assert_eq!(known.cores, known.cores_total, "the whole was not asked for within {GIVE_UP:?}");
 }
 
 const fn id(number: u64, kind: u128) -> Uuid {

@@ -28,11 +28,7 @@ pub(crate) async fn run(report: &mut Report) {
         hm::start(hm::Settings::default(), bus.clone(), store, stop.clone()).expect("it starts");
     let hosts = report.size(1_000, 20) as u128;
     // It listens before it answers.
-    let anybody = ViewRequest { jobs: Vec::new(), ims: true };
-    while bus.request::<_, View>(subject::HM_VIEW, &anybody, Duration::from_secs(5)).await.is_err()
-    {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    running.answering().await;
     // The first round makes the hosts known, the second is measured.
     for (round, measured) in [(1, false), (2, true)] {
         let mut row = Row::begin();

@@ -12,12 +12,13 @@ use std::time::{Duration, Instant};
 use bus::{Bus, Clock, Next, Sender};
 use runtime::spec::Load;
 use runtime::taint::{Host, delay_us, scores};
+use services::jm::leases::SHARDS;
 use services::{hm, jm};
 use store::{Expect, Store, Write};
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use wire::health::{Beat, ImRecord, InstanceSeen, Switch, View, ViewRequest};
+use wire::health::{Beat, ImRecord, InstanceSeen, Switch};
 use wire::job::{Process, Resources};
 use wire::placement::{Done, Offer, Placement, Start};
 use wire::{ImId, InstanceState, Job, JobId, JobState, subject};
@@ -45,17 +46,12 @@ pub(crate) async fn run(report: &mut Report) {
     let health = hm::start(hm::Settings::default(), bus.clone(), store.clone(), stop.clone())
         .expect("it starts");
     // It listens before it answers.
-    let anybody = ViewRequest { jobs: Vec::new(), ims: true };
-    while bus.request::<_, View>(subject::HM_VIEW, &anybody, Duration::from_secs(5)).await.is_err()
-    {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    health.answering().await;
     swarm.beat(&bus).await;
     let manager = jm::start(jm::Settings::default(), bus.clone(), store.clone(), stop.clone())
         .expect("it starts");
-    while !health.complete() || manager.shards().len() < 8 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    health.heard_all().await;
+    manager.acts_for(SHARDS).await;
     let mut row = Row::begin();
     let written = write_jobs(&store, jobs).await;
     for _ in 0..jobs * COPIES {
