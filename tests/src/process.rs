@@ -6,7 +6,6 @@ use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Instant;
 
 use crate::wait::{DEADLINE, until_some};
 
@@ -142,15 +141,13 @@ pub fn run_with_input(command: &mut Command, input: &[u8]) -> std::process::Outp
 /// When it does not end.
 pub fn finish(child: Child, what: &str) -> std::process::Output {
     let id = child.id();
-    let started = Instant::now();
-    let waiter = std::thread::spawn(move || child.wait_with_output());
-    while !waiter.is_finished() {
-        if started.elapsed() > DEADLINE * 3 {
-            let script = format!("kill -KILL {id}");
-            crate::server::ignore(Command::new("sh").args(["-c", &script]).status());
-            panic!("{what} did not end");
-        }
-        std::thread::sleep(std::time::Duration::from_millis(2));
-    }
-    waiter.join().expect("wait_with_output does not panic").expect("our own child")
+    let (tell, ended) = std::sync::mpsc::channel();
+    // Nobody listens any more when it was too late.
+    std::thread::spawn(move || crate::server::ignore(tell.send(child.wait_with_output())));
+    let Ok(output) = ended.recv_timeout(DEADLINE * 3) else {
+        let script = format!("kill -KILL {id}");
+        crate::server::ignore(Command::new("sh").args(["-c", &script]).status());
+        panic!("{what} did not end");
+    };
+    output.expect("our own child")
 }

@@ -69,6 +69,12 @@ pub(crate) struct Cluster {
     dead: Vec<String>,
 }
 
+/// In memory where the system has such a place: instance managers write their records thousands of times.
+fn scratch_root() -> PathBuf {
+    let memory = PathBuf::from("/dev/shm");
+    if memory.is_dir() { memory } else { std::env::temp_dir() }
+}
+
 impl Drop for Cluster {
     fn drop(&mut self) {
         drop(std::fs::remove_dir_all(&self.scratch));
@@ -84,7 +90,7 @@ impl Cluster {
         ledger.lock().began = Some(Instant::now());
         // Nobody reads the name of this directory back, so it is no part of the life.
         let unique = format!("apcera-sim-{}-{number}-{}", std::process::id(), uuid::Uuid::new_v4());
-        let scratch = std::env::temp_dir().join(unique);
+        let scratch = scratch_root().join(unique);
         let mut cluster = Self {
             sim: Sim::new(seed(&mut rng), Weather::CALM),
             clock,

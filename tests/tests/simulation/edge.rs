@@ -209,10 +209,11 @@ impl Clients {
             let (core, pick) = (rng.random_range(0..CORES), rng.random_range(0..1_000_usize));
             let takes = Duration::from_millis(rng.random_range(1..=REQUEST_MS_MAX));
             let found = self.edges.with(self.router, |served| {
-                let table = served.tables[core].clone()?;
-                let all: Vec<_> = table.jobs().flat_map(|job| job.instances.iter()).collect();
-                let one = all.get(pick % all.len().max(1))?;
-                *served.in_flight.entry(one.addr).or_default() += 1;
+                let Served { tables, in_flight } = served;
+                let table = tables[core].as_ref()?;
+                let all = || table.jobs().flat_map(|job| job.instances.iter());
+                let one = all().nth(pick % all().count().max(1))?;
+                *in_flight.entry(one.addr).or_default() += 1;
                 Some((one.slot, one.addr))
             });
             let Some((slot, addr)) = found.flatten() else { continue };

@@ -45,12 +45,11 @@ fn running(cluster: &Cluster) -> Running {
 }
 
 /// What is not as it should be; empty = all is well.
-pub(crate) async fn unsettled(cluster: &Cluster) -> Vec<String> {
-    let jobs = records(cluster).await;
+fn unsettled(cluster: &Cluster, jobs: &[Job]) -> Vec<String> {
     let mut running = running(cluster);
     let ledger = cluster.ledger.lock();
     let mut wrong = Vec::new();
-    for job in &jobs {
+    for job in jobs {
         let here = running.remove(&job.uuid).unwrap_or_default();
         let wanted = if job.state == JobState::Started { job.num_instances as usize } else { 0 };
         let state = job.state.as_str();
@@ -78,12 +77,11 @@ pub(crate) async fn unsettled(cluster: &Cluster) -> Vec<String> {
 }
 
 /// The table that every router should have.
-pub(crate) async fn truth(cluster: &Cluster) -> Desired {
+fn truth(cluster: &Cluster, jobs: &[Job]) -> Desired {
     let running = running(cluster);
-    let jobs = records(cluster).await;
     let ledger = cluster.ledger.lock();
     let mut desired = Desired::default();
-    for job in &jobs {
+    for job in jobs {
         for (port, route) in job.routes() {
             let name = format!("{}:{}", job.fqn, port.number);
             let ids = running.get(&job.uuid).into_iter().flatten();
@@ -99,8 +97,8 @@ pub(crate) async fn truth(cluster: &Cluster) -> Desired {
 }
 
 /// Routers whose table is not the truth, and how.
-pub(crate) async fn astray(cluster: &Cluster) -> Vec<String> {
-    let truth = truth(cluster).await;
+fn astray(cluster: &Cluster, jobs: &[Job]) -> Vec<String> {
+    let truth = truth(cluster, jobs);
     let mut wrong = Vec::new();
     for edge in cluster.routers.iter().flatten() {
         let has = edge.hub.table().desired();
@@ -131,7 +129,7 @@ pub(crate) async fn protect(cluster: &Cluster) {
         return;
     }
     let jobs = records(cluster).await;
-    let wrong = unsettled(cluster).await;
+    let wrong = unsettled(cluster, &jobs);
     let cores: BTreeSet<_> = cluster
         .routers
         .iter()
@@ -155,15 +153,18 @@ pub(crate) async fn settle(cluster: &Cluster) -> Duration {
     let calm = Instant::now();
     let mut last_wrong = calm;
     let took = loop {
-        let wrong = unsettled(cluster).await;
+        let jobs = records(cluster).await;
+        let wrong = unsettled(cluster, &jobs);
         if !wrong.is_empty() {
             last_wrong = Instant::now();
         }
-        let astray = astray(cluster).await;
+        // While instances come and go the tables must change; they are looked at when that is over, or nothing else is left.
+        let over = calm.elapsed() > SETTLE_MAX;
+        let astray = if wrong.is_empty() || over { astray(cluster, &jobs) } else { Vec::new() };
         if wrong.is_empty() && astray.is_empty() {
             break calm.elapsed();
         }
-        if calm.elapsed() > SETTLE_MAX {
+        if over {
             let all: Vec<_> = wrong.into_iter().chain(astray).collect();
             cluster
                 .ledger
@@ -183,8 +184,8 @@ pub(crate) async fn settle(cluster: &Cluster) -> Duration {
     let quiet = Instant::now();
     while quiet.elapsed() < QUIET {
         tokio::time::sleep(LOOK * 10).await;
-        let wrong = unsettled(cluster).await;
-        let astray = astray(cluster).await;
+        let jobs = records(cluster).await;
+        let (wrong, astray) = (unsettled(cluster, &jobs), astray(cluster, &jobs));
         if counts(cluster) != before || !wrong.is_empty() || !astray.is_empty() {
             let what = format!("was settled and moved: {} {}", wrong.join("; "), astray.join("; "));
             cluster.ledger.lock().accuse(what);

@@ -27,6 +27,8 @@ use std::time::{Duration, Instant};
 
 /// Lives that every run of the tests sees.
 const SEEDS: u64 = 14;
+/// The one of them that is lived twice, and judged there.
+const SEED_TWICE: u64 = 3;
 /// Things that happen before the first and before the second calm.
 const STEPS: [u32; 2] = [40, 20];
 /// Lives of a broken cluster until the judge must have noticed.
@@ -43,7 +45,8 @@ struct Life {
     requests: u64,
 }
 
-fn live(seed: u64, variant: Variant) -> Life {
+/// Lives on while `goes_on` says so of what the judge has found, asked at each calm.
+fn live(seed: u64, variant: Variant, goes_on: impl Fn(&[String]) -> bool) -> Life {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .start_paused(true)
@@ -57,6 +60,9 @@ fn live(seed: u64, variant: Variant) -> Life {
             script.play(&mut cluster, steps).await;
             script.calm(&mut cluster).await;
             settled = settled.max(judge::settle(&cluster).await);
+            if !goes_on(&cluster.ledger.lock().violations) {
+                break;
+            }
         }
         let spoken = cluster.sim.transcript();
         let mut ledger = cluster.ledger.lock();
@@ -71,12 +77,17 @@ fn live(seed: u64, variant: Variant) -> Life {
     })
 }
 
+/// A life goes on to its end, whatever is found.
+fn whole(_: &[String]) -> bool {
+    true
+}
+
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
 fn judge_one(seed: u64) -> Life {
-    let life = live(seed, Variant::Sound);
+    let life = live(seed, Variant::Sound, whole);
     if !life.violations.is_empty() {
         let story = life.story.join("\n");
         let what = life.violations.join("\n  ");
@@ -101,8 +112,11 @@ fn any_life_ends_as_wanted() {
     let limit = number("SIM_SECONDS").map(Duration::from_secs);
     let from = number("SIM_FROM").unwrap_or(0);
     let mut lives = 0;
-    while limit.map_or(lives < SEEDS, |limit| began.elapsed() < limit) {
-        let life = judge_one(from + lives);
+    for seed in (from..).filter(|seed| *seed != SEED_TWICE) {
+        if limit.map_or(seed >= from + SEEDS, |limit| began.elapsed() >= limit) {
+            break;
+        }
+        let life = judge_one(seed);
         lives += 1;
         (starts, requests) = (starts + life.starts, requests + life.requests);
         slowest = slowest.max(life.settled);
@@ -119,12 +133,10 @@ fn any_life_ends_as_wanted() {
 /// Goal: one seed is one life, to the last word on the bus.
 #[test]
 fn one_seed_is_one_life() {
-    for seed in 3..4 {
-        let (once, again) = (live(seed, Variant::Sound), live(seed, Variant::Sound));
-        let differ = once.story.iter().zip(&again.story).find(|(one, other)| one != other);
-        assert_eq!(differ, None, "seed {seed}");
-        assert_eq!(once.transcript, again.transcript, "seed {seed}");
-    }
+    let (once, again) = (judge_one(SEED_TWICE), judge_one(SEED_TWICE));
+    let differ = once.story.iter().zip(&again.story).find(|(one, other)| one != other);
+    assert_eq!(differ, None, "seed {SEED_TWICE}");
+    assert_eq!(once.transcript, again.transcript, "seed {SEED_TWICE}");
 }
 
 /// Goal: the alarm works: a cluster that is broken on purpose is found out.
@@ -135,9 +147,9 @@ fn broken_clusters_are_found_out() {
         (Variant::LyingCores, "was told to stop although"),
         (Variant::SilentHealth, "not settled"),
     ] {
+        let noticed = |found: &[String]| found.iter().any(|violation| violation.contains(word));
         let found = (0..CANARY_LIVES)
-            .flat_map(|seed| live(seed, variant).violations)
-            .any(|violation| violation.contains(word));
+            .any(|seed| noticed(&live(seed, variant, |found| !noticed(found)).violations));
         assert!(found, "{variant:?} was not noticed");
     }
 }
