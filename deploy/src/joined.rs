@@ -53,10 +53,12 @@ impl Joined {
     /// Ends them, last started first, each within its time.
     pub(crate) async fn end(self) {
         for service in self.0.into_iter().rev() {
+            let begun = tokio::time::Instant::now();
             service.stop.cancel();
             if tokio::time::timeout(service.timeout, service.ended).await.is_err() {
                 tracing::warn!(service = service.name, "did not end in time and is left behind");
             }
+            tracing::debug!(service = service.name, took = ?begun.elapsed(), "ended");
         }
     }
 }

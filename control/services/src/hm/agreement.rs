@@ -35,8 +35,10 @@ pub struct Agreement {
 /// What a step says, for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
-    /// Silent for too long, or gone with a farewell.
+    /// Silent for too long.
     Lost,
+    /// Gone with a farewell. Its record says the same as that of a lost one: its instances do not count.
+    Left,
     /// Heard again.
     Back,
     /// New, or a new process.
@@ -56,7 +58,7 @@ pub struct Step {
     pub expect: u64,
     /// The record after it.
     pub agreement: Option<Agreement>,
-    /// Nobody heard it, but it did not say farewell: look twice before this is written.
+    /// Nobody heard it, and it did not say farewell: look twice before this is written.
     pub doubtful: bool,
 }
 
@@ -91,7 +93,7 @@ fn due_for(
     let write = |verdict, lost| {
         let start_time_ms = im.start_ms;
         let agreement = Agreement { record, lost, start_time_ms, since_ms: now_ms };
-        let doubtful = verdict == Verdict::Lost && !im.leaving;
+        let doubtful = verdict == Verdict::Lost;
         Some(Step { im: id, verdict, expect, agreement: Some(agreement), doubtful })
     };
     // Whoever wrote that it is here has heard it, also if we have not yet.
@@ -114,7 +116,10 @@ fn due_for(
             (false, false) => None,
         };
     }
-    if im.leaving || silent {
+    if im.leaving {
+        return write(Verdict::Left, true);
+    }
+    if silent {
         return write(Verdict::Lost, true);
     }
     (im.start_ms > agreement.start_time_ms && im.heard_ms.is_some())

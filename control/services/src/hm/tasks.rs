@@ -298,6 +298,7 @@ impl Hm {
             Ok(revision) => {
                 match step.verdict {
                     Verdict::Lost => tracing::warn!(im = %step.im, "instance manager lost"),
+                    Verdict::Left => tracing::info!(im = %step.im, "instance manager leaves"),
                     verdict => tracing::info!(im = %step.im, ?verdict, "instance manager"),
                 }
                 let version = if step.agreement.is_some() { step.expect + 1 } else { 0 };

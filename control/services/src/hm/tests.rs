@@ -300,7 +300,8 @@ fn a_farewell_is_a_loss_at_once() {
     last.leaving = true;
     seen.beat(last, 1);
     let steps = due(&seen, 1, 5_000);
-    assert_eq!((steps[0].verdict, steps[0].doubtful), (Verdict::Lost, false));
+    assert_eq!((steps[0].verdict, steps[0].doubtful), (Verdict::Left, false));
+    assert!(steps[0].agreement.as_ref().is_some_and(|agreement| agreement.lost));
     seen.agreed(im(1), steps[0].agreement.clone(), (2, 3), 0);
     assert!(due(&seen, 2, 5_000).is_empty(), "its farewell does not bring it back");
     // A new process of the same is here again.

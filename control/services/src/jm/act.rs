@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use store::{Store, StoreError};
 use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
 use wire::health::{JobView, View, ViewRequest};
 use wire::placement::{Done, ReversePlacement, Stop, Surrender, Update};
 use wire::{ImId, InstanceId, Job, JobId, JobState, subject};
@@ -46,6 +47,8 @@ pub(super) struct Env {
     pub(super) held: watch::Receiver<Held>,
     pub(super) rounds: Semaphore,
     pub(super) bid_window_ms: u64,
+    /// Nothing new is begun once this is cancelled; what was asked of somebody is waited for.
+    pub(super) stop: CancellationToken,
 }
 
 impl Env {
@@ -55,7 +58,7 @@ impl Env {
 
     /// Whether the job is still ours to act for.
     pub(super) fn may_act(&self, job: JobId) -> bool {
-        self.held.borrow().of(job, self.now_ms()).is_some()
+        !self.stop.is_cancelled() && self.held.borrow().of(job, self.now_ms()).is_some()
     }
 }
 

@@ -138,6 +138,7 @@ pub fn start(
         held: held.clone(),
         rounds: Semaphore::new(ROUNDS_IN_FLIGHT_MAX),
         bid_window_ms: settings.bid_window_ms,
+        stop: stop.clone(),
     });
     let work = Loop::new(env, rng);
     let mut tasks = JoinSet::new();

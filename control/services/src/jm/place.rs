@@ -63,6 +63,9 @@ pub(super) async fn place(env: &Env, work: &mut Work, count: u32) -> u64 {
     }
     let now_ms = env.now_ms();
     let wait_ms = work.mind.no_fruit(now_ms);
+    if env.stop.is_cancelled() {
+        return wait_ms;
+    }
     let since_ms = work.mind.waiting_since_ms.unwrap_or(now_ms);
     if now_ms.saturating_sub(since_ms) >= NO_PLACEMENT_MS && work.mind.said.is_empty() {
         say_no_placement(env, work, &job).await;
@@ -101,11 +104,15 @@ async fn prepare(env: &Env, work: &mut Work, job: &Job) -> Option<u64> {
 
 /// One round; how many copies were taken, or may have been.
 async fn round(env: &Env, work: &mut Work, job: &Job, count: u32) -> u32 {
-    let Ok(_permit) = env.rounds.acquire().await else { return 0 };
+    let Some(Ok(_permit)) = env.stop.run_until_cancelled(env.rounds.acquire()).await else {
+        return 0;
+    };
     let placement = placement(env, work, job, count);
-    let offers = match ask(env, &placement).await {
-        Ok(offers) => offers,
-        Err(mistake) => {
+    // Offers bind nobody: at the end they are not waited for.
+    let offers = match env.stop.run_until_cancelled(ask(env, &placement)).await {
+        None => return 0,
+        Some(Ok(offers)) => offers,
+        Some(Err(mistake)) => {
             tracing::warn!(job = %work.id, %mistake, "nobody could be asked");
             return 0;
         }

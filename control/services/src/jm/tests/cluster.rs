@@ -444,6 +444,23 @@ async fn an_orderly_stop_gives_the_leases_back() {
     assert!(took < Duration::from_millis(100), "{took:?}");
 }
 
+/// Goal: a job manager that looks for a place which nobody offers ends at once, and begins nothing.
+#[tokio::test(start_paused = true)]
+async fn an_end_does_not_wait_for_offers() {
+    let mut cluster = Cluster::with_tags(&[0.0], &["ssd"]).await;
+    let mut asked = cluster.bus.subscribe(subject::IM_BID, None).await.unwrap();
+    let mut wanted = job(1, 1, RolloutMode::StopAll);
+    wanted.hard_scheduling_tags.insert("gpu".to_owned(), true);
+    cluster.create(&wanted).await;
+    assert!(matches!(asked.next().await, Some(Next::Message(_))));
+    let (running, stop) = cluster.jms.remove(0);
+    let asked_to_end = tokio::time::Instant::now();
+    stop.cancel();
+    running.ended().await;
+    assert!(asked_to_end.elapsed() < Duration::from_millis(50), "{:?}", asked_to_end.elapsed());
+    assert_eq!(cluster.starts(), 0);
+}
+
 /// Goal: routers hear of each change at once, with the revision of its write and the one before; the beat's digest and
 /// the pages agree with it.
 #[tokio::test(start_paused = true)]
