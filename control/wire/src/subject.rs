@@ -44,6 +44,8 @@ pub const JM_GROUP: &str = "jm";
 
 /// [`crate::routing::RouterBeat`], every second.
 pub const ROUTER_BEAT: &str = "apcera.v1.router.beat";
+/// Empty → many [`crate::routing::RouterBeat`]: an API server that starts asks everybody.
+pub const ROUTER_REPORT: &str = "apcera.v1.router.report";
 /// [`crate::announce::Drain`] → many [`crate::announce::Drained`].
 pub const ROUTER_DRAIN: &str = "apcera.v1.router.drain";
 /// [`crate::routing::Await`] → many [`crate::routing::Awaited`].

@@ -18,6 +18,7 @@ pub(crate) enum Topic {
     AnnounceBeat,
     Explain,
     Proof,
+    Report,
 }
 
 /// What came.
@@ -40,6 +41,7 @@ pub(crate) struct Inbox {
     announce_beat: Subscription,
     explain: Subscription,
     proof: Subscription,
+    report: Subscription,
 }
 
 impl Inbox {
@@ -55,6 +57,7 @@ impl Inbox {
             announce_beat: bus.subscribe(subject::IM_ENDPOINTS_BEAT, None).await?,
             explain: bus.subscribe(subject::ROUTER_EXPLAIN, Some(subject::ROUTER_GROUP)).await?,
             proof: bus.subscribe(subject::ROUTER_PROOF, None).await?,
+            report: bus.subscribe(subject::ROUTER_REPORT, None).await?,
         })
     }
 
@@ -72,6 +75,7 @@ impl Inbox {
             next = self.announce_beat.next() => (T::AnnounceBeat, next),
             next = self.explain.next() => (T::Explain, next),
             next = self.proof.next() => (T::Proof, next),
+            next = self.report.next() => (T::Report, next),
         };
         match next {
             Some(Next::Message(delivery)) => Heard::Message(topic, Box::new(delivery)),

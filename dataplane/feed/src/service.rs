@@ -254,7 +254,12 @@ impl Service {
                     Topic::Changed | Topic::RoutesBeat => self.apply(Event::RoutesMissed),
                     Topic::Announced | Topic::AnnounceBeat => self.apply(Event::EndpointsMissed),
                     // Questions are asked again, and what is lost is repeated.
-                    Topic::Lost | Topic::Drain | Topic::Await | Topic::Explain | Topic::Proof => {}
+                    Topic::Lost
+                    | Topic::Drain
+                    | Topic::Await
+                    | Topic::Explain
+                    | Topic::Proof
+                    | Topic::Report => {}
                 }
             }
             Heard::Message(topic, delivery) => self.message(topic, *delivery),
@@ -297,6 +302,8 @@ impl Service {
                 }
                 None => self.tell(None),
             },
+            // Whoever starts would else hear of this router with its next beat only.
+            Topic::Report => reply(delivery, self.router_beat(self.served(), false)),
         }
     }
 
@@ -414,11 +421,14 @@ impl Service {
     }
 
     async fn farewell(&self) {
-        let served = self.served.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        let beat = self.router_beat(served, true);
+        let beat = self.router_beat(self.served(), true);
         let sent = self.bus.publish(subject::ROUTER_BEAT, &beat);
         // Whoever does not hear it notices the silence.
         drop(tokio::time::timeout(FAREWELL, sent).await);
+    }
+
+    fn served(&self) -> Served {
+        self.served.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     fn router_beat(&self, served: Served, leaving: bool) -> RouterBeat {

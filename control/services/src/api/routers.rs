@@ -10,10 +10,12 @@ use crate::authorize::{Action, Principal, authorize, cluster};
 use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
-use bus::{Next, Subscription, Until};
+use bus::{Delivery, Next, Subscription, Until};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 use wire::routing::{
     Await, Awaited, Explain, Explained, LiveReport, Proof, Proved, ROUTER_SILENT_MS,
     ROUTING_BEAT_MS, RouterBeat,
@@ -24,27 +26,50 @@ use wire::{ErrorCode, RouterId, subject};
 const ROUTERS_MAX: usize = 1_024;
 /// Time for a router to explain or prove.
 const ROUTER_WAIT: Duration = Duration::from_secs(2);
+/// For the first router to answer a server that has just started, and for the others after it.
+const REPORT_WAIT: Duration = Duration::from_millis(300);
+const REPORT_SPREAD: Duration = Duration::from_millis(50);
 /// Pause before the bus is asked again.
 const RETRY: Duration = Duration::from_millis(500);
 
 /// The last beat of each router, and when it came.
 #[derive(Default)]
-pub(super) struct Routers(Mutex<BTreeMap<RouterId, (RouterBeat, u64)>>);
+pub(super) struct Routers {
+    known: Mutex<BTreeMap<RouterId, (RouterBeat, u64)>>,
+    /// Whether everybody was asked once; changes with every beat.
+    asked: watch::Sender<bool>,
+}
 
 impl Routers {
     fn note(&self, beat: RouterBeat, now_ms: u64) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|_, (_, at)| now_ms.saturating_sub(*at) < ROUTER_SILENT_MS);
         if beat.leaving {
             known.remove(&beat.router);
         } else if known.len() < ROUTERS_MAX || known.contains_key(&beat.router) {
             known.insert(beat.router, (beat, now_ms));
         }
+        drop(known);
+        self.asked.send_modify(|_| {});
+    }
+
+    /// Those that live, as soon as everybody was asked and there is one, or at the end.
+    async fn live_by(&self, api: &Shared, end: Instant) -> Vec<RouterBeat> {
+        let mut news = self.asked.subscribe();
+        loop {
+            let asked = *news.borrow_and_update();
+            let live = self.live(api.now_ms());
+            if asked && !live.is_empty()
+                || !matches!(timeout_at(end, news.changed()).await, Ok(Ok(())))
+            {
+                return live;
+            }
+        }
     }
 
     /// Those that live, in the order of their ids.
     pub(super) fn live(&self, now_ms: u64) -> Vec<RouterBeat> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let live = known.values().filter(|(_, at)| now_ms.saturating_sub(*at) < ROUTER_SILENT_MS);
         live.map(|(beat, _)| beat.clone()).collect()
     }
@@ -68,13 +93,14 @@ pub(super) async fn listen(api: Shared, mut first: Option<Subscription>) {
             };
             match beats {
                 Ok(mut beats) => {
-                    while let Some(next) = beats.next().await {
-                        let Next::Message(message) = next else { continue };
-                        match message.decode() {
-                            Ok(beat) => api.routers.note(beat, api.now_ms()),
-                            Err(mistake) => tracing::warn!(%mistake, "a beat was not understood"),
+                    let hearing = async {
+                        while let Some(next) = beats.next().await {
+                            if let Next::Message(message) = next {
+                                note(&api, &message);
+                            }
                         }
-                    }
+                    };
+                    tokio::join!(hearing, ask(&api));
                 }
                 Err(error) => tracing::warn!(%error, "beats of routers cannot be heard"),
             }
@@ -84,16 +110,37 @@ pub(super) async fn listen(api: Shared, mut first: Option<Subscription>) {
     api.stop.run_until_cancelled(listening).await;
 }
 
+/// Asks everybody who lives: the next beat may be a second away.
+async fn ask(api: &Shared) {
+    let until = Until { count: ROUTERS_MAX, deadline: REPORT_WAIT };
+    match api.bus.request_many(subject::ROUTER_REPORT, &(), until).await {
+        Ok(mut replies) => {
+            let mut heard = false;
+            while let Some(reply) = replies.next().await {
+                note(api, &reply);
+                if !std::mem::replace(&mut heard, true) {
+                    replies.end_at(Instant::now() + REPORT_SPREAD);
+                }
+            }
+        }
+        Err(error) => tracing::debug!(%error, "routers cannot be asked who lives"),
+    }
+    api.routers.asked.send_replace(true);
+}
+
+fn note(api: &Shared, message: &Delivery) {
+    match message.decode() {
+        Ok(beat) => api.routers.note(beat, api.now_ms()),
+        Err(mistake) => tracing::warn!(%mistake, "a beat was not understood"),
+    }
+}
+
 /// Waits until all live routers serve `revision` on all cores, at most `timeout`.
 pub(super) async fn await_live(api: &Shared, revision: u64, timeout: Duration) -> LiveReport {
-    let (begun, deadline) = (api.now_ms(), tokio::time::Instant::now() + timeout);
-    let mut live = api.routers.live(begun);
-    if live.is_empty() {
-        // A server that has just started may not have heard a beat yet.
-        let beat = Duration::from_millis(ROUTING_BEAT_MS + 200);
-        tokio::time::sleep(beat.min(timeout)).await;
-        live = api.routers.live(api.now_ms());
-    }
+    let (begun, deadline) = (api.now_ms(), Instant::now() + timeout);
+    // A server that has just started may not have heard of any yet.
+    let beat = Duration::from_millis(ROUTING_BEAT_MS + 200);
+    let live = api.routers.live_by(api, Instant::now() + beat.min(timeout)).await;
     let mut waiting: BTreeMap<RouterId, u32> =
         live.iter().map(|beat| (beat.router, beat.cores)).collect();
     let mut report = LiveReport {
@@ -104,10 +151,8 @@ pub(super) async fn await_live(api: &Shared, revision: u64, timeout: Duration) -
     };
     let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
     let question = Await { revision, announced: None, timeout_ms };
-    let until = Until {
-        count: ROUTERS_MAX,
-        deadline: deadline.saturating_duration_since(tokio::time::Instant::now()),
-    };
+    let until =
+        Until { count: ROUTERS_MAX, deadline: deadline.saturating_duration_since(Instant::now()) };
     match api.bus.request_many(subject::ROUTER_AWAIT, &question, until).await {
         Ok(mut replies) => {
             while !waiting.is_empty() {

@@ -125,6 +125,13 @@ pub fn plan(me: &str, read: &BTreeMap<usize, Read>, managers: usize, now_ms: u64
     steps
 }
 
+/// When the next lease of somebody else may be taken, if nobody renews it.
+#[must_use]
+pub fn free_at_ms(me: &str, read: &BTreeMap<usize, Read>, now_ms: u64) -> Option<u64> {
+    let others = read.values().filter_map(|(_, lease)| lease.as_ref().filter(|l| l.owner != me));
+    others.map(|lease| lease.until_ms.saturating_add(SKEW_MS)).filter(|at| *at > now_ms).min()
+}
+
 /// Other job managers, by their beats.
 #[derive(Debug, Default)]
 pub struct Peers(BTreeMap<String, u64>);
@@ -161,8 +168,11 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Renews and takes until `stop`; then gives back what it holds.
+    /// Renews and takes until `stop`; then gives back what it holds. Between two renewals it looks when a lease of
+    /// somebody else ends, and when somebody came or fell silent: a shard waits for its lease's end, not for our period.
     pub(super) async fn run(self, stop: CancellationToken) {
+        let mut managers = self.managers.clone();
+        let mut free_in = Duration::MAX;
         let mut period = tokio::time::interval(Duration::from_millis(RENEW_MS));
         period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -170,11 +180,19 @@ impl Keeper {
                 biased;
                 () = stop.cancelled() => break,
                 _ = period.tick() => {}
+                Ok(()) = managers.changed() => {}
+                () = tokio::time::sleep(free_in), if free_in < Duration::from_millis(RENEW_MS) => {}
             }
             // A holding ends by itself while the store is away.
-            if let Err(mistake) = self.turn().await {
-                tracing::warn!(%mistake, "leases could not be renewed");
-            }
+            free_in = match self.turn().await {
+                Ok(free_at_ms) => free_at_ms.map_or(Duration::MAX, |at| {
+                    Duration::from_millis(at.saturating_sub(self.bus.clock().unix_ms()).max(1))
+                }),
+                Err(mistake) => {
+                    tracing::warn!(%mistake, "leases could not be renewed");
+                    Duration::MAX
+                }
+            };
         }
         let patience = Duration::from_millis(RENEW_MS);
         match tokio::time::timeout(patience, self.release_all()).await {
@@ -184,7 +202,8 @@ impl Keeper {
         }
     }
 
-    async fn turn(&self) -> Result<(), StoreError> {
+    /// One look; when the next lease of somebody else ends.
+    async fn turn(&self) -> Result<Option<u64>, StoreError> {
         let read = self.read().await?;
         // Before the writes: what we promise ourselves must not last longer than what others read.
         let now_ms = self.bus.clock().unix_ms();
@@ -203,7 +222,7 @@ impl Keeper {
                 self.note(shard, None);
             }
         }
-        Ok(())
+        Ok(free_at_ms(&self.me, &read, now_ms))
     }
 
     async fn carry_out(&self, step: Step, now_ms: u64) -> Result<(), StoreError> {

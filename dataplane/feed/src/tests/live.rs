@@ -408,3 +408,14 @@ async fn an_empty_router_waits_no_longer_than_its_bound() {
     timeout(crate::READY_AFTER * 2, edge.feed.ready()).await.unwrap();
     edge.end().await;
 }
+
+/// Goal: whoever asks who is there need not wait for a beat; the answer says what a beat says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_question_is_answered_between_beats() {
+    let script = alone();
+    let edge = Edge::heard(&script, 1, None).await;
+    let asked = script.bus.request(subject::ROUTER_REPORT, &(), PATIENCE).await;
+    let beat: RouterBeat = asked.unwrap();
+    assert_eq!((beat.router, beat.cores, beat.leaving), (edge.feed.router, 2, false));
+    edge.end().await;
+}

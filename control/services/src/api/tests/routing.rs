@@ -2,9 +2,11 @@
 
 use super::fixture::{Cluster, SECRET, answer, job, settings};
 use crate::api::TcpPorts;
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use wire::routing::{Await, Awaited, Explain, Explained, LiveReport, Proof, Proved, RouterBeat};
+use wire::routing::{
+    Await, Awaited, Explain, Explained, LiveReport, Proof, Proved, ROUTING_BEAT_MS, RouterBeat,
+};
 use wire::{RouterId, subject};
 
 fn router(n: u128) -> RouterId {
@@ -125,6 +127,32 @@ async fn a_change_tells_where_it_is_live() {
     assert!(report.ms < 5_000, "nobody was waited for: {report:?}");
     let refused = cluster.post("/v1/jobs?wait=forever", &job("x", &[])).await;
     assert_eq!(refused.error(), "400 invalid: wait=forever is not understood");
+}
+
+/// Goal: a server that has just started knows all routers before their next beat, and waits no fixed time for them.
+#[tokio::test]
+async fn the_first_change_after_a_start_does_not_wait_for_a_beat() {
+    let cluster = Cluster::new().await;
+    for n in [1, 2] {
+        answer(&cluster.bus, subject::ROUTER_REPORT, None, &cluster.stop, move |(): ()| {
+            Some(beat(n))
+        })
+        .await;
+        answer(&cluster.bus, subject::ROUTER_AWAIT, None, &cluster.stop, move |_: Await| {
+            Some(Awaited { router: router(n), cores: 2, cores_total: 2, ms: 1 })
+        })
+        .await;
+    }
+    let (url, stop, running) = cluster.another(7).await;
+    let path = format!("{url}/v1/jobs?wait=live");
+    let reply =
+        cluster.send(cluster.request(Method::POST, &path).json(&job("web", &["a.example.com"])));
+    let reply = reply.await;
+    let report: LiveReport = serde_json::from_str(reply.header("apcera-live")).unwrap();
+    assert_eq!((report.routers_live, report.routers, report.cores_live), (2, 2, 4));
+    assert!(report.ms < ROUTING_BEAT_MS, "{report:?}");
+    stop.cancel();
+    running.ended().await;
 }
 
 #[tokio::test]

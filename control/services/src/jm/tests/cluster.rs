@@ -3,7 +3,7 @@
 use super::fake::{Fake, Fate};
 use super::job;
 use crate::hm::{self, notes};
-use crate::jm::leases::{SHARDS, TTL_MS};
+use crate::jm::leases::{SHARDS, SKEW_MS, TTL_MS};
 use crate::jm::{self, Running, Settings};
 use crate::jobs::{self, Guards};
 use bus::{Bus, Clock, Next, Sender};
@@ -428,6 +428,26 @@ async fn a_killed_job_manager_is_replaced_without_double_placement() {
         cluster.quiet(*job, Duration::from_secs(20)).await;
     }
     assert_eq!(cluster.starts(), usize::from(COPIES) * SHARDS, "something was started twice");
+}
+
+/// Goal: wherever in its period a job manager is killed, its shards are held again when its leases end, not a period of
+/// the other one later.
+#[tokio::test(start_paused = true)]
+async fn shards_wait_for_the_end_of_the_lease_only() {
+    for phase in 0..5 {
+        let mut cluster = Cluster::new(&[0.0]).await;
+        tokio::time::sleep(Duration::from_millis(10_000 + 300 * phase)).await;
+        cluster.add_jm("2");
+        let shared = |c: &Cluster| c.jms.iter().all(|(jm, _)| jm.shards().len() == SHARDS / 2);
+        cluster.soon("the shards are shared", shared).await;
+        tokio::time::sleep(Duration::from_millis(10_000 + 700 * phase)).await;
+        drop(cluster.jms.remove(0));
+        let all = |c: &Cluster| c.jms[0].0.shards().len() == SHARDS;
+        let limit = Duration::from_secs(20);
+        let took = cluster.until("the other holds all", limit, all, |_| true).await;
+        let most = Duration::from_millis(TTL_MS + SKEW_MS + 100);
+        assert!(took <= most, "{took:?} in phase {phase}");
+    }
 }
 
 /// Goal: an orderly stop gives the leases back, so that another one begins at once.
