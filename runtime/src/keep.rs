@@ -1,11 +1,13 @@
 //! What an instance manager keeps on disk, so that being killed costs nothing: who it is, its instances, their ends.
 //!
 //! `im.id`, `lock`, `records/<instance>.json`, `records/<instance>.seq` (lines that were published), `ended.jsonl`.
-//! Written without fsync: after a loss of power the processes are gone as well. Deliberately absent: packages.
+//! Written without fsync: after a loss of power the processes are gone as well. Environments of jobs are in there, so all of
+//! it is its owner's alone. A record that cannot be read is set aside once, as `records/<instance>.unreadable`.
+//! Deliberately absent: packages.
 
 use crate::life::Phase;
 use crate::settings::StartError;
-use crate::shim::{read_json, write_json};
+use crate::shim::{private_dir, read_json, write_json};
 use crate::spec::Spec;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -21,6 +23,14 @@ use wire::{ImId, InstanceId};
 
 /// Lines of `ended.jsonl` after which it is written anew.
 const ENDED_LINES_MAX: usize = 4 * ENDED_MAX;
+
+/// Records that cannot be read and are kept for whoever wants to know why; of more, the oldest go.
+const UNREADABLE_MAX: usize = 16;
+/// Ending of their names.
+const UNREADABLE: &str = "unreadable";
+
+/// Numbers of the last lines that were published, by stream.
+pub type Published = [u64; 3];
 
 /// One instance as it is kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -67,7 +77,7 @@ impl Keep {
             move |why: io::Error| StartError::State { path, why }
         };
         let records = directory.join("records");
-        fs::create_dir_all(&records).map_err(failed(&records))?;
+        private_dir(&records).map_err(failed(&records))?;
         let path = directory.join("lock");
         let lock = File::create(&path).map_err(failed(&path))?;
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
@@ -89,7 +99,7 @@ impl Keep {
         Ok((Self { records, ended, ends, _lock: lock }, id))
     }
 
-    /// All instances that were kept; what cannot be read is told and left.
+    /// All instances that were kept; what cannot be read is told and set aside.
     #[must_use]
     pub fn instances(&self) -> Vec<Kept> {
         let Ok(entries) = fs::read_dir(&self.records) else { return Vec::new() };
@@ -103,11 +113,38 @@ impl Keep {
             .filter_map(|path| match read_json(&path) {
                 Ok(kept) => Some(kept),
                 Err(why) => {
-                    tracing::error!(path = %path.display(), %why, "a record cannot be read");
+                    self.set_aside(&path, &why);
                     None
                 }
             })
             .collect()
+    }
+
+    /// Told once: the next start does not find it any more.
+    fn set_aside(&self, path: &Path, why: &io::Error) {
+        let aside = path.with_extension(UNREADABLE);
+        if let Err(not_moved) = fs::rename(path, &aside) {
+            tracing::error!(path = %path.display(), %why, %not_moved, "the record of an instance cannot be read");
+            return;
+        }
+        fs::remove_file(path.with_extension("seq")).ok();
+        tracing::error!(
+            path = %aside.display(),
+            %why,
+            "the record of an instance cannot be read and is set aside; what is left of the instance is stopped, its job \
+             gets another one; try: look at the file, then remove it"
+        );
+        let Ok(entries) = fs::read_dir(&self.records) else { return };
+        let mut all: Vec<_> = entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.extension().is_some_and(|kind| kind == UNREADABLE))
+            .map(|path| (fs::metadata(&path).and_then(|about| about.modified()).ok(), path))
+            .collect();
+        all.sort_unstable();
+        let beyond = all.len().saturating_sub(UNREADABLE_MAX);
+        for (_, path) in all.into_iter().take(beyond) {
+            fs::remove_file(path).ok();
+        }
     }
 
     /// Keeps one.
@@ -124,17 +161,21 @@ impl Keep {
 
     /// Numbers of the last lines that were published, by stream.
     #[must_use]
-    pub fn published(&self, instance: InstanceId) -> [u64; 2] {
+    pub fn published(&self, instance: InstanceId) -> Published {
         let text = fs::read_to_string(self.path(instance, "seq")).unwrap_or_default();
         let mut numbers = text.split_whitespace().filter_map(|word| word.parse().ok());
-        [numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)]
+        std::array::from_fn(|_| numbers.next().unwrap_or(0))
     }
 
     /// Keeps them; one write of a fixed length, so that it is never half.
-    pub fn put_published(&self, instance: InstanceId, [out, err]: [u64; 2]) -> io::Result<()> {
+    pub fn put_published(
+        &self,
+        instance: InstanceId,
+        [out, err, notes]: Published,
+    ) -> io::Result<()> {
         let path = self.path(instance, "seq");
         let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
-        file.write_all(format!("{out:020} {err:020}\n").as_bytes())
+        file.write_all(format!("{out:020} {err:020} {notes:020}\n").as_bytes())
     }
 
     /// Ends, newest first.
@@ -213,18 +254,45 @@ mod tests {
             spec: None,
         };
         keep.put(&kept).unwrap();
-        keep.put_published(instance, [3, u64::MAX]).unwrap();
+        keep.put_published(instance, [3, u64::MAX, 1]).unwrap();
         (0..2_000).for_each(|id| keep.put_ended(&end(id)).unwrap());
         drop(keep);
         let (keep, id) = Keep::open(&directory, ImId(Uuid::from_u128(8))).unwrap();
         assert_eq!((id, keep.instances()), (me, vec![kept]));
-        assert_eq!(keep.published(instance), [3, u64::MAX]);
+        assert_eq!(keep.published(instance), [3, u64::MAX, 1]);
         let ended: Vec<_> = keep.ended().iter().map(|end| end.id.0.as_u128()).collect();
         assert_eq!(ended, (2_000 - ENDED_MAX as u128..2_000).rev().collect::<Vec<_>>());
         let lines = fs::read_to_string(directory.join("ended.jsonl")).unwrap().lines().count();
         assert!(lines <= ENDED_LINES_MAX, "{lines}");
         keep.remove(instance);
-        assert_eq!((keep.instances(), keep.published(instance)), (vec![], [0, 0]));
+        assert_eq!((keep.instances(), keep.published(instance)), (vec![], [0, 0, 0]));
+        fs::remove_dir_all(&directory).unwrap();
+    }
+
+    /// Goal: a record that cannot be read is set aside once, under a name that tells, and these do not pile up; the
+    /// others are found; nobody else may read them.
+    #[test]
+    fn what_cannot_be_read_is_set_aside() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = std::env::temp_dir().join(format!("runtime-aside-{}", Uuid::new_v4()));
+        let (keep, _) = Keep::open(&directory, ImId(Uuid::nil())).unwrap();
+        let named = |kind: &str| {
+            let entries = fs::read_dir(directory.join("records")).unwrap();
+            let kinds = entries.map(|entry| entry.unwrap().path());
+            kinds.filter(|path| path.extension().is_some_and(|is| is == kind)).count()
+        };
+        let instance = |n| InstanceId(Uuid::from_u128(n));
+        keep.put_published(instance(1), [1, 1, 1]).unwrap();
+        for n in 1..=UNREADABLE_MAX as u128 + 5 {
+            fs::write(keep.path(instance(n), "json"), "{\"instance\":").unwrap();
+        }
+        assert_eq!(keep.instances(), vec![]);
+        assert_eq!((named("json"), named("seq")), (0, 0));
+        assert_eq!(named(UNREADABLE), UNREADABLE_MAX);
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&directory.join("records")), 0o700);
+        write_json(&keep.path(instance(1), "json"), &1, false).unwrap();
+        assert_eq!(mode(&keep.path(instance(1), "json")), 0o600);
         fs::remove_dir_all(&directory).unwrap();
     }
 }

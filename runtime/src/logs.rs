@@ -5,7 +5,7 @@
 //! published are published. Deliberately absent: files; reading them is the driver's.
 
 use crate::driver::{Batch, Driver, Position};
-use crate::keep::Keep;
+use crate::keep::{Keep, Published};
 use crate::record::Record;
 use crate::ring::Ring;
 use bus::{Bus, Delivery};
@@ -63,10 +63,18 @@ impl Logs {
     }
 }
 
+const fn place(stream: LogStream) -> usize {
+    match stream {
+        LogStream::Stdout => 0,
+        LogStream::Stderr => 1,
+        LogStream::SystemError => 2,
+    }
+}
+
 struct Followed {
     job: JobId,
     position: Position,
-    published: [u64; 2],
+    published: Published,
 }
 
 /// The keeper's own.
@@ -121,7 +129,10 @@ impl Keeper {
     async fn fulfil(&mut self, wish: Wish) {
         match wish {
             Wish::Follow(instance, job) => {
-                let published = self.keep.as_ref().map_or([0, 0], |keep| keep.published(instance));
+                let published = self
+                    .keep
+                    .as_ref()
+                    .map_or_else(Published::default, |keep| keep.published(instance));
                 let position = Position::default();
                 self.followed.entry(instance).or_insert(Followed { job, position, published });
                 self.read(instance, TURN_BATCHES_MAX).await;
@@ -131,7 +142,7 @@ impl Keeper {
                 self.followed.remove(&instance);
                 done.send(()).ok();
             }
-            Wish::Note(line) => self.publish(line).await,
+            Wish::Note(line) => self.note(line).await,
             Wish::Page(request, delivery) => {
                 let ring = self.rings.get(&request.job);
                 let lines = ring
@@ -141,6 +152,19 @@ impl Keeper {
                 }
             }
         }
+    }
+
+    /// A note about an instance comes after its lines and continues the numbers of the notes among them.
+    async fn note(&mut self, mut line: LogLine) {
+        if let Some(instance) = line.instance {
+            self.read(instance, LAST_BATCHES_MAX).await;
+            if let Some(followed) = self.followed.get_mut(&instance) {
+                let last = &mut followed.published[place(line.stream)];
+                *last += 1;
+                line.seq = *last;
+            }
+        }
+        self.publish(line).await;
     }
 
     /// Reads on; true when there is more than its turn.
@@ -176,12 +200,12 @@ impl Keeper {
         instance: InstanceId,
         job: JobId,
         record: Record,
-        published: &mut [u64; 2],
+        published: &mut Published,
     ) {
         let Record { stream, seq, at_ms, text } = record;
         let text = String::from_utf8_lossy(&text).into_owned();
         let line = LogLine { job, instance: Some(instance), stream, seq, at_ms, text };
-        let last = &mut published[usize::from(stream != LogStream::Stdout)];
+        let last = &mut published[place(stream)];
         if seq > *last {
             *last = seq;
             self.publish(line).await;

@@ -38,7 +38,11 @@ impl Record {
     /// Appends its bytes.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let length = self.text.len().min(LINE_BYTES_MAX);
-        let stream = u8::from(self.stream != LogStream::Stdout) + 1;
+        let stream = match self.stream {
+            LogStream::Stdout => 1,
+            LogStream::Stderr => 2,
+            LogStream::SystemError => 3,
+        };
         out.extend([MAGIC, stream]);
         // `LINE_BYTES_MAX` fits two bytes.
         out.extend(u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes());
@@ -56,6 +60,7 @@ impl Record {
         let stream = match head[1] {
             1 => LogStream::Stdout,
             2 => LogStream::Stderr,
+            3 => LogStream::SystemError,
             _ => return Parsed::Broken,
         };
         let length = usize::from(u16::from_be_bytes([head[2], head[3]]));
@@ -73,7 +78,18 @@ impl Record {
     }
 }
 
-/// Cuts bytes of one stream into numbered lines.
+/// Where lines go.
+pub trait Sink {
+    /// Whether a line of so many bytes, with its end, is taken.
+    fn admit(&mut self, bytes: usize) -> bool;
+    /// A line that was admitted.
+    fn write(&mut self, record: Record);
+    /// So many were not.
+    fn dropped(&mut self, lines: u64);
+}
+
+/// Cuts bytes of one stream into numbered lines. A line that the sink does not take has no number, and what came with it
+/// in one piece goes with it: looking for ends of lines is all that it costs.
 #[derive(Debug)]
 pub struct Lines {
     stream: LogStream,
@@ -88,16 +104,16 @@ impl Lines {
         Self { stream, seq: 0, partial: Vec::new() }
     }
 
-    /// Takes bytes in; `write` gets each line that they complete.
-    pub fn feed(&mut self, mut bytes: &[u8], at_ms: u64, write: &mut impl FnMut(Record)) {
+    /// Takes bytes in; the sink gets each line that they complete.
+    pub fn feed(&mut self, mut bytes: &[u8], at_ms: u64, sink: &mut impl Sink) {
         while let Some(&first) = bytes.first() {
-            if first == b'\n' {
-                self.cut(at_ms, write);
-                bytes = &bytes[1..];
+            let end = first == b'\n';
+            if end || self.partial.len() == LINE_BYTES_MAX {
+                bytes = &bytes[usize::from(end)..];
+                if !self.cut(at_ms, sink) {
+                    return self.skip(bytes, sink);
+                }
                 continue;
-            }
-            if self.partial.len() == LINE_BYTES_MAX {
-                self.cut(at_ms, write);
             }
             let room = LINE_BYTES_MAX - self.partial.len();
             let end = bytes.iter().take(room).position(|b| *b == b'\n');
@@ -108,19 +124,37 @@ impl Lines {
     }
 
     /// The stream ended: what is left is a line too.
-    pub fn finish(&mut self, at_ms: u64, write: &mut impl FnMut(Record)) {
+    pub fn finish(&mut self, at_ms: u64, sink: &mut impl Sink) {
         if !self.partial.is_empty() {
-            self.cut(at_ms, write);
+            self.cut(at_ms, sink);
         }
     }
 
-    fn cut(&mut self, at_ms: u64, write: &mut impl FnMut(Record)) {
+    /// Drops the lines that these bytes complete; their rest may become a line.
+    fn skip(&mut self, bytes: &[u8], sink: &mut impl Sink) {
+        debug_assert!(self.partial.is_empty(), "a line was just cut");
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let (whole, rest) = bytes.split_at(whole);
+        let parts = rest.chunks(LINE_BYTES_MAX);
+        let ends = whole.iter().filter(|byte| **byte == b'\n').count();
+        sink.dropped((ends + parts.len().saturating_sub(1)) as u64);
+        self.partial.extend_from_slice(parts.last().unwrap_or_default());
+    }
+
+    /// False when the line was not taken.
+    fn cut(&mut self, at_ms: u64, sink: &mut impl Sink) -> bool {
+        if !sink.admit(self.partial.len() + 1) {
+            self.partial.clear();
+            sink.dropped(1);
+            return false;
+        }
         self.seq += 1;
         let mut text = std::mem::take(&mut self.partial);
         if text.last() == Some(&b'\r') {
             text.pop();
         }
-        write(Record { stream: self.stream, seq: self.seq, at_ms, text });
+        sink.write(Record { stream: self.stream, seq: self.seq, at_ms, text });
+        true
     }
 }
 
@@ -129,17 +163,51 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn lines(chunks: &[&[u8]]) -> Vec<String> {
-        let mut all = Vec::new();
-        let mut lines = Lines::new(LogStream::Stdout);
-        let mut write = |record: Record| {
-            all.push(format!("{} {}", record.seq, String::from_utf8_lossy(&record.text)))
-        };
-        for chunk in chunks {
-            lines.feed(chunk, 5, &mut write);
+    /// Takes every line for which its list says so, and all after its end.
+    #[derive(Default)]
+    struct Taken {
+        fates: std::collections::VecDeque<bool>,
+        all: Vec<String>,
+        dropped: u64,
+    }
+
+    impl Sink for Taken {
+        fn admit(&mut self, _: usize) -> bool {
+            self.fates.pop_front().unwrap_or(true)
         }
-        lines.finish(5, &mut write);
-        all
+
+        fn write(&mut self, record: Record) {
+            self.all.push(format!("{} {}", record.seq, String::from_utf8_lossy(&record.text)));
+        }
+
+        fn dropped(&mut self, lines: u64) {
+            self.dropped += lines;
+        }
+    }
+
+    fn taken(chunks: &[&[u8]], fates: &[bool]) -> Taken {
+        let mut sink = Taken { fates: fates.iter().copied().collect(), ..Taken::default() };
+        let mut lines = Lines::new(LogStream::Stdout);
+        for chunk in chunks {
+            lines.feed(chunk, 5, &mut sink);
+        }
+        lines.finish(5, &mut sink);
+        sink
+    }
+
+    fn lines(chunks: &[&[u8]]) -> Vec<String> {
+        taken(chunks, &[]).all
+    }
+
+    /// Goal: a line that is not taken goes with what came with it, but not what comes next; numbers have no gaps; each
+    /// line is either taken or counted.
+    #[test]
+    fn what_is_not_taken_is_counted() {
+        let sink = taken(&[b"a\nb\nc\nd", b"e\nf\n"], &[true, false]);
+        assert_eq!((sink.all, sink.dropped), (vec!["1 a".into(), "2 de".into(), "3 f".into()], 2));
+        let long = vec![b'x'; LINE_BYTES_MAX * 3 + 1];
+        let sink = taken(&[&long, b"\ny\n"], &[false]);
+        assert_eq!((sink.all, sink.dropped), (vec!["1 x".into(), "2 y".into()], 3));
     }
 
     /// Goal: line ends of both kinds, empty lines, an unfinished last line.
@@ -156,6 +224,21 @@ mod tests {
     }
 
     proptest! {
+        /// Goal: whatever is dropped, what is left is numbered without gaps, and nothing is lost uncounted.
+        #[test]
+        fn every_line_is_taken_or_counted(
+            chunks in proptest::collection::vec(proptest::collection::vec(prop_oneof![Just(b'\n'), Just(b'x')], 0..20), 0..20),
+            fates in proptest::collection::vec(any::<bool>(), 0..40),
+        ) {
+            let parts: Vec<&[u8]> = chunks.iter().map(Vec::as_slice).collect();
+            let sink = taken(&parts, &fates);
+            let count = lines(&[&chunks.concat()]).len() as u64;
+            prop_assert_eq!(sink.all.len() as u64 + sink.dropped, count);
+            for (n, line) in (1..).zip(&sink.all) {
+                prop_assert!(line.starts_with(&format!("{n} ")), "{}", line);
+            }
+        }
+
         /// Goal: any split of the bytes gives the same lines, and what is written is what is read.
         #[test]
         fn splits_do_not_matter(bytes in proptest::collection::vec(prop_oneof![Just(b'\n'), any::<u8>()], 0..200), at in 0_usize..200) {

@@ -66,7 +66,7 @@ impl ProcessDriver {
 
     /// The same with another program as the shim.
     pub fn with_shim(base: &Path, program: &Path) -> io::Result<Self> {
-        fs::create_dir_all(base)?;
+        shim::private_dir(base)?;
         let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
         // Without it lines are found by looking from time to time.
         let notify = inotify::init(flags).ok().and_then(async_fd);

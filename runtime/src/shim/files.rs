@@ -6,8 +6,9 @@ use crate::proc::Stat;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -64,16 +65,22 @@ pub(super) fn now_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Makes a directory, and those above it that are missing, for its owner alone; one that is there stays as it is.
+pub fn private_dir(directory: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)
+}
+
 /// Reads one.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
     serde_json::from_slice(&fs::read(path)?).map_err(io::Error::other)
 }
 
-/// Writes one; `durable` also over a loss of power.
+/// Writes one that only its owner may read, because environments hold secrets; `durable` also over a loss of power.
 pub fn write_json<T: Serialize>(path: &Path, value: &T, durable: bool) -> io::Result<()> {
     let bytes = serde_json::to_vec(value).map_err(io::Error::other)?;
     let fresh = path.with_extension("new");
-    let mut file = File::create(&fresh)?;
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
     file.write_all(&bytes)?;
     if durable {
         file.sync_all()?;

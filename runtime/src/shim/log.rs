@@ -5,6 +5,7 @@
 use crate::record::Record;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// Bytes after which a segment is followed by the next.
@@ -82,7 +83,7 @@ impl LogFiles {
     fn next_segment(&mut self) {
         let next = self.number + 1;
         let path = self.directory.join(segment_name(next));
-        self.file = OpenOptions::new().create(true).append(true).open(path).ok();
+        self.file = OpenOptions::new().create(true).append(true).mode(0o600).open(path).ok();
         if self.file.is_none() {
             return;
         }

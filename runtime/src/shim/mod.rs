@@ -6,14 +6,18 @@
 //! `spec.json` (in), `lock` (held while it lives), `started.json`, `log.<n>`, `exit.json` (out). It is never sent a
 //! message: whoever wants the instance to end signals the instance's process group.
 //!
+//! What an instance writes beyond a rate is dropped here, before it costs anybody anything (`rate`).
+//!
 //! Deliberately absent: namespaces, control groups, users. They come with the container driver.
 
 mod files;
 mod log;
+mod rate;
 mod watch;
 
-pub use files::{Ended, Started, Task, read_json, write_json};
+pub use files::{Ended, Started, Task, private_dir, read_json, write_json};
 pub use log::{SEGMENT_BYTES_MAX, segment_name, segments};
+pub use rate::{LIMITS, Limits, Rate};
 
 use rustix::fs::{FlockOperation, Mode, flock};
 use rustix::process::{self, Resource};
