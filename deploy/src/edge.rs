@@ -19,7 +19,7 @@ use wire::RouterId;
 
 use crate::failure::Failure;
 use crate::joined::Service;
-use crate::{secrets, worlds};
+use crate::secrets;
 
 /// Longest wait for the last requests when the router ends.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -43,7 +43,6 @@ pub(crate) async fn start(
     hostname: &str,
     wait_for_table: bool,
 ) -> Result<(Edge, Service), Failure> {
-    worlds::make_dir(&conf.state_dir)?;
     router::limits::raise_open_files();
     let settings = settings(conf)?;
     let tls = router::watch::certificates(None, &settings)

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::arguments::{Role, RoleOptions};
 use crate::failure::Failure;
 use crate::joined::{Asked, Joined, Service, Signals, tell};
+use crate::worlds::Wider;
 use crate::{edge, managers, worlds};
 
 /// What the roles of one process share.
@@ -81,7 +82,7 @@ pub(crate) async fn run(roles: &[Role], options: RoleOptions) -> Result<(), Fail
         .hint("nats { urls: [ \"nats://127.0.0.1:4222\" ] }, or `apcera up` for one process")
         .usage());
     }
-    worlds::make_dir(&conf.state_dir)?;
+    worlds::state_dir(&conf.state_dir, Wider::Tell)?;
     let hostname = options.hostname.clone().unwrap_or_else(managers::machine_name);
     let names: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
     let world =

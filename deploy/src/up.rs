@@ -21,6 +21,7 @@ use crate::failure::Failure;
 use crate::greeting::Greeting;
 use crate::joined::{Joined, Signals, tell};
 use crate::roles::Shared;
+use crate::worlds::Wider;
 use crate::{edge, managers, secrets, worlds};
 
 /// Serve until a signal ends it.
@@ -28,15 +29,11 @@ pub(crate) async fn up(options: UpOptions) -> Result<(), Failure> {
     let begun = Instant::now();
     let mut signals = Signals::new()?;
     let state = options.state.clone().map_or_else(default_state, Ok)?;
-    worlds::make_dir(&state)?;
+    worlds::state_dir(&state, Wider::Close)?;
     let state = state
         .canonicalize()
         .map_err(|why| Failure::new("the state directory cannot be used", why))?;
     let token_file = state.join("admin.token");
-    // Environments of jobs are in there.
-    let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
-    std::fs::set_permissions(&state, private)
-        .map_err(|why| Failure::new("the state directory cannot be made private", why))?;
     secrets::admin_token(&token_file)?;
     let conf = conf(&options, &state, &token_file);
     let store = worlds::store(&conf.database).await?;
