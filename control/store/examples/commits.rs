@@ -2,16 +2,14 @@
 
 use std::time::Duration;
 
-#[path = "../tests/common/postgres.rs"]
-mod server;
-
 /// How long each number is measured.
 const SPAN: Duration = Duration::from_secs(3);
 
 #[tokio::main]
 async fn main() -> Result<(), store::StoreError> {
     let target = std::env::args().nth(1).unwrap_or_else(|| "commits.db".into());
-    let server = (target == "postgres").then(|| server::Postgres::start("commits"));
+    let server = (target == "postgres")
+        .then(|| tests::Postgres::start("commits").expect("PostgreSQL is installed"));
     let store = match &server {
         Some(server) => {
             let conf = store::postgres::PostgresConf::default();

@@ -5,9 +5,6 @@ use crate::*;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-#[path = "../tests/common/postgres.rs"]
-mod server;
-
 /// A directory that goes with the test.
 struct Dir(PathBuf);
 
@@ -113,10 +110,7 @@ fn conf(schema: &str) -> postgres::PostgresConf {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_conforms() {
-    if !server::available() {
-        return;
-    }
-    let server = server::Postgres::start("suite");
+    let Some(server) = ::tests::Postgres::start("suite") else { return };
     // Eight at once make the schema: one does it, none fails.
     let url = server.url();
     let opening = (0..8).map(|_| postgres::connect(&url, conf("suite")));
@@ -147,10 +141,7 @@ async fn postgres_conforms() {
 /// Goal: a killed server is away to callers, loses nothing acknowledged, and watches go on without a gap.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_postgres_loses_nothing() {
-    if !server::available() {
-        return;
-    }
-    let mut server = server::Postgres::start("kill");
+    let Some(mut server) = ::tests::Postgres::start("kill") else { return };
     let quick = postgres::PostgresConf { connect_timeout: Duration::from_millis(300), ..conf("k") };
     let store = postgres::connect(&server.url(), quick.clone()).await.unwrap();
     let other = postgres::connect(&server.url(), quick).await.unwrap();
@@ -190,7 +181,7 @@ async fn a_killed_postgres_loses_nothing() {
             writer.await.unwrap();
         }
         assert!(matches!(store.get("k").await, Err(StoreError::Away(_))));
-        server.restart();
+        server.again();
     }
     // The same handles, without being opened again.
     let last = store.commit(&[put("k/end", "", Expect::Absent)]).await.unwrap();
@@ -218,10 +209,7 @@ async fn a_killed_postgres_loses_nothing() {
 /// Goal: a server that stands still, with its connections open, is away within a bound.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_postgres_is_away() {
-    if !server::available() {
-        return;
-    }
-    let server = server::Postgres::start("frozen");
+    let Some(server) = ::tests::Postgres::start("frozen") else { return };
     let quick = postgres::PostgresConf {
         connect_timeout: Duration::from_millis(300),
         answer_timeout: Duration::from_millis(300),

@@ -10,8 +10,9 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::servers::{Nats, Postgres};
 use super::{Apc, program};
+use crate::nats::Nats;
+use crate::postgres::Postgres;
 use crate::process::Process;
 use crate::router::Folder;
 use crate::wait::until_some;
@@ -56,8 +57,9 @@ impl Fleet {
     /// When one does not become ready.
     pub fn start(plan: Plan) -> Self {
         let folder = Folder::new();
-        let nats = Nats::start(folder.path());
-        let postgres = Postgres::start(folder.path());
+        let nats = Nats::start(&[]).expect("a cluster of several processes needs nats-server");
+        let postgres =
+            Postgres::start("fleet").expect("a cluster of several processes needs PostgreSQL");
         let conf = format!(
             "cluster_name: test\nbase_domain: test.localhost\nstate_dir: {dir}\n\
              nats {{ urls: [ \"{nats}\" ] }}\ncomponent_db {{ url: \"{db}\" }}\n\

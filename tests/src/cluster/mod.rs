@@ -5,13 +5,11 @@
 mod apc;
 mod fleet;
 mod load;
-mod servers;
 mod up;
 
 pub use apc::{Apc, Ran};
 pub use fleet::{Fleet, Plan};
 pub use load::{Load, Verdict};
-pub use servers::{Nats, Postgres};
 pub use up::Up;
 
 use std::path::PathBuf;

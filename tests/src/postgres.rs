@@ -1,50 +1,41 @@
 //! A PostgreSQL of one's own for a test: started, killed without mercy, started again, gone with the test.
 //!
-//! Other crates' tests include this file by its path; it needs nothing but the standard library and the server's
-//! programs on the path. fsync stays on: what it acknowledges must outlive the kill.
+//! fsync stays on: what it acknowledges must outlive the kill. It refuses root, so it runs as `nobody` when the tests run
+//! as root.
 //!
 //! Deliberately absent: a shared server. Each test owns its own, so that it may kill it.
 
-#![allow(unreachable_pub, dead_code, reason = "each includer uses its part")]
-
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
-/// For a start, with recovery after a kill.
-const START_WAIT: Duration = Duration::from_secs(30);
-const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// Attempts to start while the last one's memory is still in use.
-const STARTS_MAX: u32 = 20;
+use crate::port::HeldPort;
+use crate::wait::until;
 
 /// A server with its own directory and port.
+#[derive(Debug)]
 pub struct Postgres {
     dir: PathBuf,
-    port: u16,
+    /// Where its programs are.
+    programs: PathBuf,
+    port: HeldPort,
     server: Option<Child>,
 }
 
-/// Whether the programs are there. If not: a failure under `CI`, else a loud word, and the test is to return.
-pub fn available() -> bool {
-    let there = |program: &str| {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
-    };
-    let all = there("initdb") && there("postgres");
-    assert!(all || std::env::var_os("CI").is_none(), "initdb and postgres are not on the path");
-    if !all {
-        eprintln!("SKIPPED: initdb and postgres are not on the path, so nothing was tested here");
-    }
-    all
-}
-
 impl Postgres {
-    /// Makes a database cluster and starts its server.
-    pub fn start(name: &str) -> Self {
+    /// Makes a database cluster and starts its server. None, loudly, where PostgreSQL is not installed; an error under
+    /// `CI`.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn start(name: &str) -> Option<Self> {
+        let Some(programs) = programs() else {
+            assert!(std::env::var_os("CI").is_none(), "PostgreSQL is not installed");
+            eprintln!("\n*** SKIPPED: no PostgreSQL, so what needs one is NOT TESTED here\n");
+            return None;
+        };
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("pg-{name}-{}-{count}", std::process::id()));
@@ -52,47 +43,41 @@ impl Postgres {
         fs::create_dir_all(&dir).expect("a directory for PostgreSQL");
         // The server's user is not ours, if we are root.
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).expect("its permissions");
-        let port = TcpListener::bind("127.0.0.1:0")
-            .and_then(|listener| listener.local_addr())
-            .expect("a free port")
-            .port();
-        let made = command("initdb")
+        let mut postgres = Self { dir, programs, port: HeldPort::new(), server: None };
+        let made = postgres
+            .command("initdb")
             .args(["--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-sync", "-D"])
-            .arg(dir.join("db"))
-            .current_dir(&dir)
+            .arg(postgres.dir.join("db"))
             .stdin(Stdio::null())
             .output()
             .expect("initdb");
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
-        let mut postgres = Self { dir, port, server: None };
-        postgres.restart();
-        postgres
+        postgres.again();
+        Some(postgres)
     }
 
     /// To connect to it.
+    #[must_use]
     pub fn url(&self) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
+        format!("postgres://postgres@{}/postgres", self.port.addr())
     }
 
     /// Starts it again on the same port, and waits until it takes connections.
-    pub fn restart(&mut self) {
+    ///
+    /// # Panics
+    /// When it runs, or does not come up.
+    pub fn again(&mut self) {
         assert!(self.server.is_none(), "it runs");
-        let give_up = Instant::now() + START_WAIT;
-        for _ in 0..STARTS_MAX {
-            let mut server = self.spawn();
-            loop {
-                if self.ready(server.id()) {
-                    self.server = Some(server);
-                    return;
-                }
-                if server.try_wait().expect("its status").is_some() {
-                    break;
-                }
-                assert!(Instant::now() < give_up, "not ready in time: {}", self.log());
-                std::thread::sleep(LOOK_EVERY);
+        // It does not share its port, so nobody can hold it meanwhile; between two lives nobody else is likely to take it.
+        self.port = HeldPort::released(self.port.addr());
+        until("PostgreSQL takes connections", || {
+            let running = self.server.as_mut().map(|server| server.try_wait().expect("our child"));
+            // The first time; and once more when it refused, because the last one's memory was still in use.
+            if !matches!(running, Some(None)) {
+                self.server = Some(self.spawn());
             }
-        }
-        panic!("PostgreSQL does not start: {}", self.log());
+            self.server.as_ref().is_some_and(|server| self.ready(server.id()))
+        });
     }
 
     fn spawn(&self) -> Child {
@@ -101,12 +86,11 @@ impl Postgres {
             .append(true)
             .open(self.dir.join("log"))
             .expect("the log file");
-        command("postgres")
+        self.command("postgres")
             .arg("-D")
             .arg(self.dir.join("db"))
             .args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="])
-            .args(["-c", "fsync=on", "-p", &self.port.to_string()])
-            .current_dir(&self.dir)
+            .args(["-c", "fsync=on", "-p", &self.port.addr().port().to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -126,6 +110,9 @@ impl Postgres {
     }
 
     /// kill -9 for the server and all of its children at once.
+    ///
+    /// # Panics
+    /// When they do not die.
     pub fn kill(&mut self) {
         let Some(mut server) = self.server.take() else { return };
         // Stopped first, so that it makes no new ones and keeps those it has.
@@ -135,19 +122,21 @@ impl Postgres {
         all.push(server.id());
         signal("-KILL", &all);
         server.wait().expect("its end");
-        let give_up = Instant::now() + START_WAIT;
-        while orphans.iter().any(|pid| lives(*pid)) {
-            assert!(Instant::now() < give_up, "children of PostgreSQL do not die");
-            std::thread::sleep(LOOK_EVERY);
-        }
+        until("the children of PostgreSQL die", || !orphans.iter().any(|pid| lives(*pid)));
     }
 
     /// Stops all of its processes where they are: connections stay open and nothing answers.
+    ///
+    /// # Panics
+    /// When it does not run.
     pub fn freeze(&self) {
         self.all("-STOP");
     }
 
     /// Lets them go on.
+    ///
+    /// # Panics
+    /// When it does not run.
     pub fn thaw(&self) {
         self.all("-CONT");
     }
@@ -158,25 +147,40 @@ impl Postgres {
         pids.push(server);
         signal(what, &pids);
     }
+
+    /// A program of the server, as a user that is not root, because it refuses root.
+    fn command(&self, program: &str) -> Command {
+        let program = self.programs.join(program);
+        let root = fs::read_to_string("/proc/self/status")
+            .is_ok_and(|status| status.lines().any(|line| line.starts_with("Uid:\t0\t")));
+        let mut command = Command::new(if root { "setpriv".as_ref() } else { program.as_path() });
+        if root {
+            command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups"]).arg(&program);
+        }
+        command.current_dir(&self.dir);
+        command
+    }
 }
 
 impl Drop for Postgres {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("PostgreSQL said:\n{}", self.log());
+        }
         self.kill();
         drop(fs::remove_dir_all(&self.dir));
     }
 }
 
-/// A program of the server, as a user that is not root, because it refuses root.
-fn command(program: &str) -> Command {
-    let root = fs::read_to_string("/proc/self/status")
-        .is_ok_and(|status| status.lines().any(|line| line.starts_with("Uid:\t0\t")));
-    if !root {
-        return Command::new(program);
-    }
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", program]);
-    command
+/// Where the server's programs are: on the path, or where Debian keeps each version, the newest first.
+fn programs() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut debian: Vec<PathBuf> = versions.map(|version| version.path().join("bin")).collect();
+    debian.sort();
+    std::env::split_paths(&path)
+        .chain(debian.into_iter().rev())
+        .find(|dir| ["initdb", "postgres"].iter().all(|program| dir.join(program).is_file()))
 }
 
 /// The fields of a process's state after its name, which may contain anything.
