@@ -10,15 +10,16 @@ const FILE_LINES_MAX: usize = 600;
 /// Lines of a function.
 const FUNCTION_LINES_MAX: usize = 70;
 
-/// Crates and the crates of this workspace that they may name in `[dependencies]`. Arrows run downwards only.
+/// Crates and the crates of this workspace that they may name in `[dependencies]`. Arrows run downwards only. (Tests may
+/// look up: those of `bus` and `store` take their servers from `tests`.)
 const ARROWS: &[(&str, &[&str])] = &[
     ("dataplane/route", &[]),
     ("dataplane/http", &[]),
     ("dataplane/engine", &[]),
     ("dataplane/router", &["route", "http1", "engine"]),
     ("dataplane/feed", &["route", "router", "wire", "bus"]),
-    ("control/wire", &["route"]),
-    ("control/bus", &["wire"]),
+    ("control/wire", &[]),
+    ("control/bus", &[]),
     ("control/store", &[]),
     ("control/conf", &[]),
     ("control/services", &["route", "wire", "bus", "store"]),
@@ -32,7 +33,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "runtime",
         ],
     ),
-    ("tests", &["wire"]),
+    ("tests", &[]),
 ];
 
 /// Where `unsafe` may be: one crate of the data plane; outside it, an allocator that counts in a test, and two
@@ -47,9 +48,13 @@ const UNSAFE_PLACES: &[&str] = &[
 /// Files that may be longer, each with its reason. A shrinking list.
 const LONG_FILES: &[(&str, &str)] = &[];
 
-/// Functions that may be longer, as file and name. A shrinking list: this one is a table of mistakes and their texts.
-const LONG_FUNCTIONS: &[(&str, &str)] =
-    &[("dataplane/router/src/config/tests.rs", "mistakes_point_at_their_text")];
+/// Functions that may be longer, as file and name. A shrinking list: a table of mistakes and their texts, the life of an
+/// instance on one screen, and the start of a whole cluster, one service after the other.
+const LONG_FUNCTIONS: &[(&str, &str)] = &[
+    ("dataplane/router/src/config/tests.rs", "mistakes_point_at_their_text"),
+    ("runtime/src/life.rs", "step"),
+    ("deploy/src/up.rs", "up"),
+];
 
 /// Goal: every file says what it is.
 #[test]
@@ -197,7 +202,7 @@ fn root() -> PathBuf {
 
 fn sources() -> Vec<Source> {
     let (root, mut files) = (root(), Vec::new());
-    for folder in ["dataplane", "bench", "fuzz", "tests"] {
+    for folder in ["dataplane", "control", "runtime", "deploy", "bench", "fuzz", "tests"] {
         collect(&root.join(folder), &root, &mut files);
     }
     assert!(files.len() > 20, "only {} files found", files.len());
