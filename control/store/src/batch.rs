@@ -95,8 +95,22 @@ pub(crate) struct Plan {
     pub(crate) deletes: Vec<String>,
     pub(crate) lines: Vec<Line>,
     pub(crate) heads: Heads,
-    /// So many of the oldest lines are to be shown to [`cut`] now.
+    /// So many of the oldest lines are to be shown to [`Plan::cut`] now.
     pub(crate) cut_rows: Option<u64>,
+}
+
+impl Plan {
+    /// Shortens the history if it is time to, given its oldest lines as (place, changes, bytes): everything before the
+    /// place that comes back is to be removed.
+    pub(crate) fn cut(
+        &mut self,
+        oldest: impl IntoIterator<Item = (u64, u64, u64)>,
+        history: History,
+    ) -> Option<u64> {
+        let upto = cut(oldest, self.heads, history)?;
+        self.heads.compacted = upto;
+        Some(first_of(upto + 1))
+    }
 }
 
 /// All keys that must be looked up before [`plan`].
@@ -181,7 +195,7 @@ fn refused(write: &Write, versions: &BTreeMap<String, u64>) -> Option<StoreError
 /// The revision up to which history must go, given its oldest lines as (place, changes, bytes).
 ///
 /// Cuts whole revisions only: half a transaction in a watch would be a lie.
-pub(crate) fn cut(
+fn cut(
     oldest: impl IntoIterator<Item = (u64, u64, u64)>,
     heads: Heads,
     history: History,

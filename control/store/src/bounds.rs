@@ -76,6 +76,21 @@ pub(crate) fn limit(limit: u32) -> Result<u32, StoreError> {
     Ok(limit.min(LIST_LIMIT_MAX))
 }
 
+/// The keys of a page, and how many records it may have.
+pub(crate) fn page(
+    prefix: &str,
+    after: Option<&str>,
+    limit: u32,
+) -> Result<(Span, usize), StoreError> {
+    self::prefix(prefix)?;
+    let limit = self::limit(limit)? as usize;
+    let mut span = Span::of_prefix(prefix);
+    if let Some(after) = after {
+        span = span.after(after);
+    }
+    Ok((span, limit))
+}
+
 /// Whether a transaction can be one.
 pub(crate) fn writes(writes: &[Write]) -> Result<(), StoreError> {
     if writes.is_empty() {

@@ -216,15 +216,39 @@ impl Store {
     /// All records whose keys begin with `prefix`, page by page, and a revision to watch from: changes that happened
     /// between two pages are in both, so that applying them by key and revision ends in the truth.
     pub async fn all(&self, prefix: &str) -> Result<(Vec<Record>, u64), StoreError> {
-        let first = self.list(prefix, None, LIST_LIMIT_MAX).await?;
-        let (mut records, revision, mut more) = (first.records, first.revision, first.more);
-        while more {
-            let after = records.last().map(|record| record.key.clone());
-            let page = self.list(prefix, after.as_deref(), LIST_LIMIT_MAX).await?;
+        let mut pages = self.pages(prefix);
+        let (mut records, mut revision) = (Vec::new(), None);
+        while let Some(page) = pages.next().await? {
             records.extend(page.records);
-            more = page.more;
+            revision.get_or_insert(page.revision);
         }
-        Ok((records, revision))
+        Ok((records, revision.unwrap_or_default()))
+    }
+
+    /// The same page by page, for those who keep less than they read.
+    pub fn pages<'a>(&'a self, prefix: &'a str) -> Pages<'a> {
+        Pages { store: self, prefix, after: None, more: true }
+    }
+}
+
+/// All records under a prefix, page by page.
+pub struct Pages<'a> {
+    store: &'a Store,
+    prefix: &'a str,
+    after: Option<String>,
+    more: bool,
+}
+
+impl Pages<'_> {
+    /// The next page; none after the last one. After an error the same page is asked for again.
+    pub async fn next(&mut self) -> Result<Option<Listing>, StoreError> {
+        if !self.more {
+            return Ok(None);
+        }
+        let page = self.store.list(self.prefix, self.after.as_deref(), LIST_LIMIT_MAX).await?;
+        self.after = page.records.last().map(|record| record.key.clone());
+        self.more = page.more && self.after.is_some();
+        Ok(Some(page))
     }
 }
 

@@ -84,19 +84,18 @@ impl World for Memory {
             .filter_map(|key| held.records.get(key).map(|r| (key.to_owned(), r.version)))
             .collect();
         let mut plan = batch::plan(held.heads, versions, [writes]);
-        for record in plan.puts {
+        for record in plan.puts.drain(..) {
             held.records.insert(record.key.clone(), record);
         }
-        for key in plan.deletes {
+        for key in plan.deletes.drain(..) {
             held.records.remove(&key);
         }
-        held.lines.extend(plan.lines.into_iter().map(|line| (line.at, line)));
+        held.lines.extend(plan.lines.drain(..).map(|line| (line.at, line)));
         if let Some(rows) = plan.cut_rows {
             let oldest = held.lines.values().map(|line| (line.at, line.changes, line.bytes));
             let rows = usize::try_from(rows).unwrap_or(usize::MAX);
-            if let Some(upto) = batch::cut(oldest.take(rows), plan.heads, self.0.history) {
-                held.lines = held.lines.split_off(&batch::first_of(upto + 1));
-                plan.heads.compacted = upto;
+            if let Some(kept) = plan.cut(oldest.take(rows), self.0.history) {
+                held.lines = held.lines.split_off(&kept);
             }
         }
         held.heads = plan.heads;

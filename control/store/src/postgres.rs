@@ -182,10 +182,7 @@ impl World for Postgres {
         after: Option<&str>,
         limit: u32,
     ) -> Result<Listing, StoreError> {
-        bounds::prefix(prefix)?;
-        let limit = bounds::limit(limit)? as usize;
-        let span = Span::of_prefix(prefix);
-        let span = after.map_or_else(|| span.clone(), |after| span.clone().after(after));
+        let (span, limit) = bounds::page(prefix, after, limit)?;
         let rows = sqlx::query(LIST)
             .bind(&span.from)
             .bind(&span.to)

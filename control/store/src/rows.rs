@@ -62,9 +62,10 @@ pub(crate) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// Written by [`signed`], so never negative.
-pub(crate) fn unsigned(number: i64) -> u64 {
-    u64::try_from(number).unwrap_or(0)
+/// A line's place and counts. Written by [`signed`], so never negative.
+pub(crate) fn place((at, changes, bytes): (i64, i64, i64)) -> (u64, u64, u64) {
+    let unsigned = |number| u64::try_from(number).unwrap_or(0);
+    (unsigned(at), unsigned(changes), unsigned(bytes))
 }
 
 /// A key.

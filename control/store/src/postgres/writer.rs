@@ -3,7 +3,7 @@
 //! Deliberately absent: decisions. Those are in [`crate::batch`].
 
 use super::{PostgresConf, from_sqlx, wake};
-use crate::batch::{self, History, Plan, first_of};
+use crate::batch::{self, History, Plan};
 use crate::queue::Apply;
 use crate::rows::{self, signed};
 use crate::{Record, StoreError, Write};
@@ -166,20 +166,13 @@ async fn cut(
     plan: &mut Plan,
     history: History,
 ) -> Result<(), sqlx::Error> {
-    let Some(oldest) = plan.cut_rows else { return Ok(()) };
-    let oldest = sqlx::query_as::<_, (i64, i64, i64)>(OLDEST)
-        .bind(signed(oldest))
-        .fetch_all(&mut *connection)
-        .await?;
-    let oldest = oldest.into_iter().map(|(at, changes, bytes)| {
-        (rows::unsigned(at), rows::unsigned(changes), rows::unsigned(bytes))
-    });
-    if let Some(upto) = batch::cut(oldest, plan.heads, history) {
+    let Some(rows) = plan.cut_rows else { return Ok(()) };
+    let oldest = sqlx::query_as(OLDEST).bind(signed(rows)).fetch_all(&mut *connection).await?;
+    if let Some(kept) = plan.cut(oldest.into_iter().map(rows::place), history) {
         sqlx::query("DELETE FROM changes WHERE at < $1")
-            .bind(signed(first_of(upto + 1)))
+            .bind(signed(kept))
             .execute(&mut *connection)
             .await?;
-        plan.heads.compacted = upto;
     }
     Ok(())
 }
