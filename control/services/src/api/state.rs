@@ -10,8 +10,8 @@ use super::seats::Seats;
 use super::{Settings, StartError};
 use crate::pm::client::Client;
 use bus::Bus;
-use rand::rngs::{StdRng, SysRng};
-use rand::{Rng as _, SeedableRng as _};
+use rand::Rng as _;
+use rand::rngs::StdRng;
 use std::sync::{Arc, Mutex, PoisonError};
 use store::{Expect, Store, Write};
 use tokio::sync::Notify;
@@ -50,11 +50,7 @@ impl Api {
         store: Store,
         stop: CancellationToken,
     ) -> Result<Self, StartError> {
-        let mut rng = match settings.seed {
-            Some(seed) => StdRng::seed_from_u64(seed),
-            None => StdRng::try_from_rng(&mut SysRng)
-                .map_err(|error| StartError::Random(error.to_string()))?,
-        };
+        let mut rng = crate::random(settings.seed).map_err(StartError::Random)?;
         let id = uuid_of(&mut rng);
         let objects = Client::new(bus.clone())
             .map_err(|error| StartError::Client(format!("{}: {}", error.message, error.why)))?;

@@ -14,7 +14,6 @@
 
 mod agreement;
 mod flapping;
-mod follow;
 pub mod notes;
 mod seen;
 mod tasks;
@@ -67,12 +66,8 @@ pub struct Running {
 
 impl Running {
     /// Returns when all of it has stopped.
-    pub async fn ended(mut self) {
-        while let Some(task) = self.tasks.join_next().await {
-            if let Err(mistake) = task {
-                tracing::error!(%mistake, "a task of the health manager broke");
-            }
-        }
+    pub async fn ended(self) {
+        crate::ended(self.tasks, "health manager").await;
     }
 
     /// Whether it has heard of every instance manager that the store knows.

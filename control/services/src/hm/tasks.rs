@@ -3,8 +3,8 @@
 //! Deliberately absent: decisions. They are in `seen.rs`, `agreement.rs` and `flapping.rs`.
 
 use super::agreement::{Agreement, Step, Verdict, due, silence_ms};
-use super::follow::{Told, follow, list};
 use super::{Changed, Hm, flapping, lock, notes};
+use crate::follow::{Told, follow};
 use bus::{BusError, Delivery, Next, Until};
 use futures_util::StreamExt;
 use std::str::FromStr;
@@ -342,7 +342,7 @@ impl Hm {
                 }
             }
         };
-        follow(&self.store, IMS, told).await;
+        self.follow(IMS, told).await;
     }
 
     fn agreed_record(&self, record: Record) {
@@ -439,7 +439,16 @@ impl Hm {
                 }
             }
         };
-        follow(&self.store, notes::PREFIX, told).await;
+        self.follow(notes::PREFIX, told).await;
+    }
+
+    /// Tells `told` of everything under a prefix of the store, for ever.
+    async fn follow(&self, prefix: &'static str, told: impl Fn(Told)) {
+        let mut following = JoinSet::new();
+        let mut news = follow(&mut following, &self.store, prefix);
+        while let Some(one) = news.recv().await {
+            told(one);
+        }
     }
 
     /// Removes notes whose job is gone.
@@ -453,7 +462,7 @@ impl Hm {
     }
 
     async fn sweep_once(&self) -> Result<(), StoreError> {
-        for record in list(&self.store, notes::PREFIX).await?.0 {
+        for record in self.store.all(notes::PREFIX).await?.0 {
             let Some(job) = id_of::<JobId>(notes::PREFIX, &record.key) else { continue };
             let of_job = format!("{JOBS}{job}");
             if self.store.get(&of_job).await?.is_some() {

@@ -16,7 +16,6 @@ pub mod agenda;
 pub mod choose;
 pub mod ends;
 pub mod flights;
-mod follow;
 pub mod leases;
 mod mind;
 mod packages;
@@ -35,8 +34,6 @@ pub use run::{DELETED_KEPT_MS, JOBS_IN_HAND_MAX, SWEEP_MS, VIEWS_IN_FLIGHT_MAX};
 
 use bus::{Bus, Sender};
 use leases::{Held, Keeper};
-use rand::SeedableRng as _;
-use rand::rngs::{StdRng, SysRng};
 use routes::Publisher;
 use run::Loop;
 use std::sync::Arc;
@@ -79,12 +76,8 @@ pub struct Running {
 
 impl Running {
     /// Returns when all of it has stopped.
-    pub async fn ended(mut self) {
-        while let Some(task) = self.tasks.join_next().await {
-            if let Err(mistake) = task {
-                tracing::error!(%mistake, "a task of the job manager broke");
-            }
-        }
+    pub async fn ended(self) {
+        crate::ended(self.tasks, "job manager").await;
     }
 
     /// Shards that it acts for now.
@@ -110,11 +103,7 @@ pub fn start(
     store: Store,
     stop: CancellationToken,
 ) -> Result<Running, StartError> {
-    let rng = match settings.seed {
-        Some(seed) => StdRng::seed_from_u64(seed),
-        None => StdRng::try_from_rng(&mut SysRng)
-            .map_err(|mistake| StartError::Random(mistake.to_string()))?,
-    };
+    let rng = crate::random(settings.seed).map_err(StartError::Random)?;
     let id = bus.sender().id.clone();
     let bus = bus.speaking_as(Sender::new("jm", &id));
     let (tell_held, held) = watch::channel(Held::default());

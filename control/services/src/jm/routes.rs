@@ -3,8 +3,8 @@
 //! Every job manager publishes, so that routes flow while any of them lives; copies are harmless, because each change
 //! names its revision and the one before. Deliberately absent: endpoints, which instance managers announce themselves.
 
-use super::follow::{Told, follow};
 use super::leases::Peers;
+use crate::follow::{Told, follow};
 use crate::jobs;
 use bus::{Bus, Delivery, Next, Subscription};
 use std::collections::BTreeMap;

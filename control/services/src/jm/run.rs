@@ -11,11 +11,11 @@
 
 use super::act::{Env, Outcome, PERIOD_MS, VIEW_TIMEOUT, Work, act, branch};
 use super::agenda::Agenda;
-use super::follow::{Told, follow};
 use super::leases::{Held, SHARDS, shard};
 use super::mind::Mind;
 use super::plan::{Situation, plan};
 use super::routes::subscribe;
+use crate::follow::{Told, follow};
 use crate::jobs::{self, Deleted};
 use bus::{BusError, Next};
 use rand::rngs::StdRng;

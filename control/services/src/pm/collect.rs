@@ -8,7 +8,7 @@ use object_store::path::Path;
 use std::collections::BTreeSet;
 use std::path::Path as FilePath;
 use std::time::Duration;
-use store::{LIST_LIMIT_MAX, Store, StoreError};
+use store::{Store, StoreError};
 use wire::Package;
 
 /// Keys of packages.
@@ -77,9 +77,8 @@ pub(super) async fn collect(
 }
 
 async fn referred(store: &Store) -> Result<BTreeSet<String>, CollectError> {
-    let (mut referred, mut after) = (BTreeSet::new(), None::<String>);
-    loop {
-        let page = store.list(PACKAGES, after.as_deref(), LIST_LIMIT_MAX).await?;
+    let (mut referred, mut pages) = (BTreeSet::new(), store.pages(PACKAGES));
+    while let Some(page) = pages.next().await? {
         for record in &page.records {
             let package: Package = serde_json::from_slice(&record.value).map_err(|mistake| {
                 CollectError::Package { key: record.key.clone(), why: mistake.to_string() }
@@ -87,11 +86,8 @@ async fn referred(store: &Store) -> Result<BTreeSet<String>, CollectError> {
             let digests = package.resources.into_iter().map(|resource| resource.digest);
             referred.extend(digests.filter_map(|d| d.strip_prefix("sha256:").map(str::to_owned)));
         }
-        after = page.records.last().map(|record| record.key.clone());
-        if !page.more {
-            return Ok(referred);
-        }
     }
+    Ok(referred)
 }
 
 /// Removes what a killed process left half written in a directory: `<name>#<number>`, which no listing shows.

@@ -110,12 +110,8 @@ pub struct Running {
 
 impl Running {
     /// Returns when all of it has stopped.
-    pub async fn ended(mut self) {
-        while let Some(task) = self.tasks.join_next().await {
-            if let Err(mistake) = task {
-                tracing::error!(%mistake, "a task of the package manager broke");
-            }
-        }
+    pub async fn ended(self) {
+        crate::ended(self.tasks, "package manager").await;
     }
 }
 

@@ -67,14 +67,9 @@ async fn free_port(api: &Shared, own: &BTreeSet<String>) -> Result<String, Failu
     }
     let mut keys = Vec::new();
     let prefix = guard_key(RouteKind::Tcp, "");
-    let mut after: Option<String> = None;
-    loop {
-        let page = api.store.list(&prefix, after.as_deref(), store::LIST_LIMIT_MAX).await?;
+    let mut pages = api.store.pages(&prefix);
+    while let Some(page) = pages.next().await? {
         keys.extend(page.records.into_iter().map(|record| record.key));
-        after = keys.last().cloned();
-        if !page.more {
-            break;
-        }
     }
     let mut taken = tcp_ports_taken(keys.iter().map(String::as_str), tcp.host);
     let own = own.iter().filter_map(|endpoint| endpoint.parse::<SocketAddr>().ok());

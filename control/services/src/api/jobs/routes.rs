@@ -28,24 +28,20 @@ pub(in crate::api) async fn list(
 ) -> Answer {
     authorize(&who, Action::Read, &cluster())?;
     let mut users = Users::new();
-    let mut after: Option<String> = None;
-    loop {
-        let page = api.store.list(ENDPOINTS, after.as_deref(), store::LIST_LIMIT_MAX).await?;
+    let mut pages = api.store.pages(ENDPOINTS);
+    while let Some(page) = pages.next().await? {
         for record in &page.records {
             let name = record.key.strip_prefix(ENDPOINTS).and_then(|key| key.split_once('/'));
             let Some((_, endpoint)) = name else { continue };
             users.entry(endpoint.to_owned()).or_default().extend(decode::<Guard>(record)?.jobs);
         }
-        after = page.records.last().map(|record| record.key.clone());
-        if !page.more {
-            return Ok(json(StatusCode::OK, &users));
-        }
-        if users.len() > ENDPOINTS_MAX {
+        if page.more && users.len() > ENDPOINTS_MAX {
             let message = format!("there are more than {ENDPOINTS_MAX} endpoints");
             return Err(Failure::new(ErrorCode::TooLarge, message)
                 .hint("GET /v1/jobs has the routes page by page"));
         }
     }
+    Ok(json(StatusCode::OK, &users))
 }
 
 /// The jobs on one endpoint.

@@ -200,10 +200,11 @@ async fn clear_prefix(
     prefix: &str,
     old: &(dyn Fn(&Record) -> bool + Sync),
 ) -> Result<(), Failure> {
-    let mut after: Option<String> = None;
+    let mut pages = api.store.pages(prefix);
     let mut removed = 0;
-    loop {
-        let page = api.store.list(prefix, after.as_deref(), store::LIST_LIMIT_MAX).await?;
+    while removed < CLEAR_MAX
+        && let Some(page) = pages.next().await?
+    {
         for record in page.records.iter().filter(|record| old(record)) {
             let mut writes = vec![Write::Delete {
                 key: record.key.clone(),
@@ -214,9 +215,6 @@ async fn clear_prefix(
             }
             removed += usize::from(commit(api, &writes).await?);
         }
-        after = page.records.last().map(|record| record.key.clone());
-        if !page.more || removed >= CLEAR_MAX {
-            return Ok(());
-        }
     }
+    Ok(())
 }

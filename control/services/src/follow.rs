@@ -3,7 +3,7 @@
 //! Deliberately absent: a copy of the records; whoever follows keeps what it needs.
 
 use std::time::Duration;
-use store::{Change, LIST_LIMIT_MAX, Record, Store, StoreError};
+use store::{Change, Record, Store, StoreError};
 use tokio::sync::mpsc;
 
 /// Things told that wait to be heard; then the watch waits, which the store bounds by itself.
@@ -15,7 +15,7 @@ const WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// What a follower is told.
 #[derive(Debug)]
-pub(super) enum Told {
+pub(crate) enum Told {
     /// Everything as of this revision; single records may be newer.
     All(Vec<Record>, u64),
     /// One change after that.
@@ -23,7 +23,7 @@ pub(super) enum Told {
 }
 
 /// Follows `prefix` until the receiver is dropped. `tasks` owns the work.
-pub(super) fn follow(
+pub(crate) fn follow(
     tasks: &mut tokio::task::JoinSet<()>,
     store: &Store,
     prefix: &'static str,
@@ -57,7 +57,7 @@ async fn run(
     tell: &mpsc::Sender<Told>,
     wait: &mut Duration,
 ) -> Result<(), StoreError> {
-    let (records, revision) = list(store, prefix).await?;
+    let (records, revision) = store.all(prefix).await?;
     *wait = WAIT_MIN;
     if tell.send(Told::All(records, revision)).await.is_err() {
         return Ok(());
@@ -74,18 +74,4 @@ async fn run(
             () = tell.closed() => return Ok(()),
         }
     }
-}
-
-/// All records under `prefix`. The revision is that of the first page: a watch from there misses nothing, and what later
-/// pages already had comes once more.
-pub(super) async fn list(store: &Store, prefix: &str) -> Result<(Vec<Record>, u64), StoreError> {
-    let mut page = store.list(prefix, None, LIST_LIMIT_MAX).await?;
-    let revision = page.revision;
-    let mut records = std::mem::take(&mut page.records);
-    while page.more {
-        let after = records.last().map(|record| record.key.clone());
-        page = store.list(prefix, after.as_deref(), LIST_LIMIT_MAX).await?;
-        records.append(&mut page.records);
-    }
-    Ok((records, revision))
 }
