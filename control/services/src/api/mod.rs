@@ -15,6 +15,7 @@ mod door;
 mod events;
 mod info;
 mod jobs;
+mod list;
 mod logs;
 mod once;
 mod openapi;

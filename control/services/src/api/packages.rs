@@ -9,9 +9,10 @@
 //! transaction, so either the job is seen here or the mark is seen there. Deliberately absent: contents
 //! (`resources.rs`), dependencies and staging.
 
+use super::list::{Part, tagged};
 use super::once::{Keyed, Once, Written};
 use super::received::{At, Params, Sent};
-use super::respond::{Answer, Failure, json, set};
+use super::respond::{Answer, Failure, json};
 use super::state::{Shared, decode, put};
 use crate::authorize::{Action, Principal, authorize};
 use crate::jobs::{JOBS, NAMES, PACKAGES, name_key, package_key};
@@ -31,8 +32,6 @@ use wire::{
 pub(super) const RESOURCES: &str = "resources/";
 /// Resources of one package.
 pub(super) const RESOURCES_MAX: usize = 32;
-/// Packages in one answer.
-const PAGE_MAX: usize = 1_000;
 /// How often a change is made anew because somebody else wrote at the same time.
 pub(super) const ATTEMPTS_MAX: usize = 16;
 
@@ -81,12 +80,8 @@ impl ListParams {
         let named = self.fqn.as_ref().is_none_or(|wanted| {
             if self.match_partial_fqn { fqn.starts_with(wanted) } else { fqn == *wanted }
         });
-        let tagged = self.tag.as_ref().is_none_or(|tag| match tag.split_once([':', '=']) {
-            Some((key, value)) => package.tags.get(key).is_some_and(|is| is == value),
-            None => package.tags.contains_key(tag),
-        });
         named
-            && tagged
+            && self.tag.as_ref().is_none_or(|tag| tagged(&package.tags, tag))
             && self.name.as_ref().is_none_or(|name| name == package.fqn.local())
             && namespace.is_none_or(|ns| ns.covers(package.fqn.namespace()))
             && ids.is_none_or(|ids| ids.contains(&package.uuid))
@@ -108,9 +103,8 @@ pub(super) async fn list(
     let ids: Option<BTreeSet<_>> =
         ids.map(|ids| ids.into_iter().map(|JobId(id)| PackageId(id)).collect());
     let mut all = Vec::new();
-    let mut after: Option<String> = None;
-    loop {
-        let page = api.store.list(PACKAGES, after.as_deref(), store::LIST_LIMIT_MAX).await?;
+    let mut pages = api.store.pages(PACKAGES);
+    while let Some(page) = pages.next().await? {
         for record in &page.records {
             let package = current(record)?;
             if params.wants(&package, namespace.as_ref(), ids.as_ref())
@@ -119,25 +113,12 @@ pub(super) async fn list(
                 all.push(package);
             }
         }
-        after = page.records.last().map(|record| record.key.clone());
-        if !page.more {
-            break;
-        }
     }
     all.sort_by(|a, b| a.fqn.cmp(&b.fqn));
-    let count = params.count.unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX);
-    let number = params.page.unwrap_or(1).max(1);
-    let skip = (number - 1).saturating_mul(count).min(all.len());
-    let more = all.len() - skip > count;
-    let page: Vec<_> = all.into_iter().skip(skip).take(count).collect();
-    let mut response = json(StatusCode::OK, &page);
-    if more {
-        set(response.headers_mut(), "next", &super::jobs::page_link("packages", &uri, number + 1));
-    }
-    if number > 1 {
-        set(response.headers_mut(), "prev", &super::jobs::page_link("packages", &uri, number - 1));
-    }
-    Ok(response)
+    let part = Part::new(params.count, params.page);
+    let rest = all.get(part.skip()..).unwrap_or_default();
+    let page = &rest[..rest.len().min(part.take)];
+    Ok(part.answer("packages", &uri, page, rest.len() > part.take))
 }
 
 /// A package record; the store counts the writes.
@@ -394,18 +375,14 @@ fn in_use(package: &Package, jobs: Vec<Job>) -> Failure {
 
 async fn users(api: &Shared, package: PackageId) -> Result<Vec<Job>, Failure> {
     let mut users = Vec::new();
-    let mut after: Option<String> = None;
-    loop {
-        let page = api.store.list(JOBS, after.as_deref(), store::LIST_LIMIT_MAX).await?;
+    let mut pages = api.store.pages(JOBS);
+    while let Some(page) = pages.next().await? {
         for record in &page.records {
             let job = crate::jobs::decode(record)?;
             if job.packages.iter().any(|used| used.uuid == package) {
                 users.push(job);
             }
         }
-        after = page.records.last().map(|record| record.key.clone());
-        if !page.more {
-            return Ok(users);
-        }
     }
+    Ok(users)
 }

@@ -9,6 +9,7 @@ pub(super) mod instances;
 pub(super) mod routes;
 pub(super) mod write;
 
+use super::list::{PAGE_MAX, Part, tagged};
 use super::received::{At, Params};
 use super::respond::{Answer, Failure, json, set};
 use super::seen;
@@ -26,14 +27,10 @@ use std::pin::pin;
 use wire::job::JobHealth;
 use wire::{ErrorCode, Fqn, Job, JobId, Namespace, PackageId};
 
-/// Jobs in one answer.
-pub(super) const PAGE_MAX: usize = 1_000;
 /// Bytes of records in one answer.
 const PAGE_BYTES_MAX: usize = 16 << 20;
 /// Records that are read at once.
 const READS_AT_ONCE: usize = 32;
-/// Pages that may be asked for: a skip beyond this is a slip.
-const PAGES_MAX: usize = 1_000_000;
 
 /// Which jobs, and which part of the list.
 #[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
@@ -72,8 +69,7 @@ struct Query {
     name: Option<String>,
     tag: Option<String>,
     package: Option<PackageId>,
-    skip: usize,
-    take: usize,
+    part: Part,
 }
 
 impl Query {
@@ -94,8 +90,6 @@ impl Query {
         if !prefix.starts_with("job::") {
             prefix = "job::".to_owned();
         }
-        let take = params.count.unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX);
-        let page = params.page.unwrap_or(1).clamp(1, PAGES_MAX);
         Ok(Self {
             prefix: format!("{NAMES}{prefix}"),
             exact,
@@ -103,8 +97,7 @@ impl Query {
             name: params.name.clone(),
             tag: params.tag.clone(),
             package: params.package_id,
-            skip: (page - 1) * take,
-            take,
+            part: Part::new(params.count, params.page),
         })
     }
 
@@ -120,12 +113,8 @@ impl Query {
     }
 
     fn wants_record(&self, job: &Job) -> bool {
-        let tagged = self.tag.as_ref().is_none_or(|tag| match tag.split_once([':', '=']) {
-            Some((key, value)) => job.tags.get(key).is_some_and(|is| is == value),
-            None => job.tags.contains_key(tag),
-        });
         let uses = |package: PackageId| job.packages.iter().any(|used| used.uuid == package);
-        tagged && self.package.is_none_or(uses)
+        self.tag.as_ref().is_none_or(|tag| tagged(&job.tags, tag)) && self.package.is_none_or(uses)
     }
 }
 
@@ -162,22 +151,7 @@ pub(super) async fn list(
     if params.health != Some(false) {
         seen::add_health(&api, &mut page.jobs).await;
     }
-    let mut response = json(StatusCode::OK, &page.jobs);
-    let number = params.page.unwrap_or(1).max(1);
-    if page.more {
-        set(response.headers_mut(), "next", &page_link("jobs", &uri, number + 1));
-    }
-    if number > 1 {
-        set(response.headers_mut(), "prev", &page_link("jobs", &uri, number - 1));
-    }
-    Ok(response)
-}
-
-/// The same question for another page.
-pub(super) fn page_link(what: &str, uri: &Uri, page: usize) -> String {
-    let rest = uri.query().unwrap_or("").split('&');
-    let rest: Vec<_> = rest.filter(|part| !part.is_empty() && !part.starts_with("page=")).collect();
-    format!("/v1/{what}?page={page}{}{}", if rest.is_empty() { "" } else { "&" }, rest.join("&"))
+    Ok(query.part.answer("jobs", &uri, &page.jobs, page.more))
 }
 
 async fn scan(
@@ -186,10 +160,8 @@ async fn scan(
     query: &Query,
     page: &mut Page,
 ) -> Result<(), Failure> {
-    let mut after: Option<String> = None;
-    loop {
-        let listing =
-            api.store.list(&query.prefix, after.as_deref(), store::LIST_LIMIT_MAX).await?;
+    let mut pages = api.store.pages(&query.prefix);
+    while let Some(listing) = pages.next().await? {
         let ids: Vec<_> = listing
             .records
             .iter()
@@ -197,11 +169,11 @@ async fn scan(
             .filter_map(job_of_name)
             .collect();
         gather(api, who, query, &ids, page).await?;
-        after = listing.records.last().map(|record| record.key.clone());
-        if page.more || !listing.more || after.is_none() {
-            return Ok(());
+        if page.more {
+            break;
         }
     }
+    Ok(())
 }
 
 /// Reads the records behind `ids` as far as the page needs them.
@@ -212,9 +184,11 @@ async fn gather(
     ids: &[JobId],
     page: &mut Page,
 ) -> Result<(), Failure> {
+    let Part { take, .. } = query.part;
+    let to_skip = query.part.skip();
     let mut ids = ids;
     if !query.needs_record() {
-        let skip = (query.skip - page.skipped).min(ids.len());
+        let skip = (to_skip - page.skipped).min(ids.len());
         page.skipped += skip;
         ids = &ids[skip..];
     }
@@ -235,17 +209,17 @@ async fn gather(
         {
             continue;
         }
-        if page.skipped < query.skip {
+        if page.skipped < to_skip {
             page.skipped += 1;
             continue;
         }
-        if page.jobs.len() == query.take {
+        if page.jobs.len() == take {
             page.more = true;
             return Ok(());
         }
         page.bytes += record.value.len();
         if page.bytes > PAGE_BYTES_MAX {
-            let message = format!("{} jobs are too much for one answer", query.take);
+            let message = format!("{take} jobs are too much for one answer");
             return Err(Failure::new(ErrorCode::TooLarge, message).hint("a smaller count="));
         }
         page.jobs.push(job);

@@ -6,8 +6,9 @@
 //!     └──────────────────┘ at most ATTEMPTS_MAX times
 //! ```
 //!
-//! Only a conflict on a guard is repeated here: it says nothing about what the client knew. A conflict on the record is
-//! the client's, who must read again. Deliberately absent: what a record may say (`draft.rs`, `crate::jobs`).
+//! A conflict on a guard is repeated here: it says nothing about what the client knew. A conflict on the record is the
+//! client's, who must read again; who named no version (a restart, a removal) meant whatever is there, so that is
+//! repeated too. Deliberately absent: what a record may say (`draft.rs`, `crate::jobs`).
 
 use super::draft::{self, Author};
 use super::{auto, no_such_job, read};
@@ -87,10 +88,8 @@ pub(in crate::api) async fn create(
     once: Once,
     sent: Sent<Job>,
 ) -> Answer {
-    params.check()?;
-    let mut keyed = once.of(&who, &sent.raw);
     let what = What::Create { id: JobId(api.uuid()), job: sent.value };
-    commit(&api, &Change { who: &who, params: &params, what }, &mut keyed).await
+    change(&api, Change { who, params, what }, once, &sent.raw).await
 }
 
 /// Replaces a job's record: read it, change it, send it back whole.
@@ -105,10 +104,8 @@ pub(in crate::api) async fn update(
     once: Once,
     sent: Sent<Job>,
 ) -> Answer {
-    params.check()?;
-    let mut keyed = once.of(&who, &sent.raw);
     let what = What::Update { id, job: sent.value };
-    commit(&api, &Change { who: &who, params: &params, what }, &mut keyed).await
+    change(&api, Change { who, params, what }, once, &sent.raw).await
 }
 
 /// Replaces all instances of a job; starts it when it is not started.
@@ -121,10 +118,7 @@ pub(in crate::api) async fn restart(
     Params(params): Params<WriteParams>,
     once: Once,
 ) -> Answer {
-    params.check()?;
-    let mut keyed = once.of(&who, b"");
-    let what = What::Restart { id };
-    commit(&api, &Change { who: &who, params: &params, what }, &mut keyed).await
+    change(&api, Change { who, params, what: What::Restart { id } }, once, b"").await
 }
 
 /// Removes a job; its instances stop.
@@ -137,10 +131,7 @@ pub(in crate::api) async fn delete(
     Params(params): Params<WriteParams>,
     once: Once,
 ) -> Answer {
-    params.check()?;
-    let mut keyed = once.of(&who, b"");
-    let what = What::Delete { id };
-    commit(&api, &Change { who: &who, params: &params, what }, &mut keyed).await
+    change(&api, Change { who, params, what: What::Delete { id } }, once, b"").await
 }
 
 /// What a record would become.
@@ -199,9 +190,9 @@ fn authorize_switch(who: &Principal, old: &Job, new: &Job) -> Result<(), Failure
 }
 
 /// A change as it was asked for.
-struct Change<'a> {
-    who: &'a Principal,
-    params: &'a WriteParams,
+struct Change {
+    who: Principal,
+    params: WriteParams,
     what: What,
 }
 
@@ -212,7 +203,7 @@ enum What {
     Delete { id: JobId },
 }
 
-impl Change<'_> {
+impl Change {
     /// Whether the client named the version that it knows. If not, a race with another writer is repeated, not told.
     const fn names_version(&self) -> bool {
         match self.what {
@@ -224,21 +215,21 @@ impl Change<'_> {
 
     /// The writes, on what the store holds now; none when that changed while it was read.
     async fn plan(&self, api: &Shared) -> Result<Option<Plan>, Failure> {
-        let author = Author { who: self.who, now_ms: api.now_ms() };
+        let author = Author { who: &self.who, now_ms: api.now_ms() };
         match &self.what {
             What::Create { id, job } => self.create(api, *id, job.clone(), &author).await,
             What::Update { id, job } => {
                 let old = read(api, *id).await?;
-                authorize(self.who, Action::Update, &old.fqn)?;
+                authorize(&self.who, Action::Update, &old.fqn)?;
                 let mut job = job.clone();
                 let chosen = auto::resolve(api, &mut job).await?;
                 let new = draft::next(&old, job, self.params.restart, &author)?;
-                authorize_switch(self.who, &old, &new)?;
+                authorize_switch(&self.who, &old, &new)?;
                 replace(api, old, new, &chosen).await
             }
             What::Restart { id } => {
                 let old = read(api, *id).await?;
-                authorize(self.who, Action::Start, &old.fqn)?;
+                authorize(&self.who, Action::Start, &old.fqn)?;
                 let new = draft::restarted(&old, &author);
                 let Some(mut plan) = replace(api, old, new, &BTreeSet::new()).await? else {
                     return Ok(None);
@@ -263,7 +254,7 @@ impl Change<'_> {
         mut job: Job,
         author: &Author<'_>,
     ) -> Result<Option<Plan>, Failure> {
-        authorize(self.who, Action::Create, &job.fqn)?;
+        authorize(&self.who, Action::Create, &job.fqn)?;
         let chosen = auto::resolve(api, &mut job).await?;
         let mut job = draft::first(job, id, author)?;
         let mut writes = check_packages(api, None, &mut job).await?;
@@ -282,7 +273,7 @@ impl Change<'_> {
 
     async fn delete(&self, api: &Shared, id: JobId) -> Result<Plan, Failure> {
         let old = read(api, id).await?;
-        authorize(self.who, Action::Delete, &old.fqn)?;
+        authorize(&self.who, Action::Delete, &old.fqn)?;
         let sent = self.params.version_id.unwrap_or(old.version_id);
         if sent != old.version_id {
             return Err(draft::stale(&old, sent));
@@ -315,22 +306,24 @@ async fn replace(
 }
 
 /// Makes the change until it is in, or cannot be.
-async fn commit(api: &Shared, change: &Change<'_>, keyed: &mut Keyed) -> Answer {
+async fn change(api: &Shared, change: Change, once: Once, raw: &[u8]) -> Answer {
+    change.params.check()?;
+    let mut keyed = once.of(&change.who, raw);
     for attempt in 0..ATTEMPTS_MAX {
         let replayed = keyed.replay(api).await?;
         if let Some((response, revision)) = replayed {
-            return Ok(lived(api, change.params, revision, response).await);
+            return Ok(lived(api, &change.params, revision, response).await);
         }
-        match attempt_once(api, change, keyed).await {
+        match attempt_once(api, &change, &keyed).await {
             Ok(Some((revision, response))) => {
-                return Ok(lived(api, change.params, revision, response).await);
+                return Ok(lived(api, &change.params, revision, response).await);
             }
             Ok(None) => {}
             // The same request may have had its effect just now, and be what is in the way.
             Err(failure) => {
                 return match keyed.replay(api).await? {
                     Some((response, revision)) => {
-                        Ok(lived(api, change.params, revision, response).await)
+                        Ok(lived(api, &change.params, revision, response).await)
                     }
                     None => Err(failure),
                 };
@@ -345,7 +338,7 @@ async fn commit(api: &Shared, change: &Change<'_>, keyed: &mut Keyed) -> Answer 
 /// None: what was read is old, though nothing is wrong with the request.
 async fn attempt_once(
     api: &Shared,
-    change: &Change<'_>,
+    change: &Change,
     keyed: &Keyed,
 ) -> Result<Option<(u64, Response)>, Failure> {
     let Some(mut plan) = change.plan(api).await? else { return Ok(None) };
