@@ -65,6 +65,7 @@ pub(super) struct ListParams {
 struct Query {
     prefix: String,
     exact: Option<Fqn>,
+    begins: Option<String>,
     namespace: Option<Namespace>,
     name: Option<String>,
     tag: Option<String>,
@@ -81,18 +82,22 @@ impl Query {
         let mut exact = None;
         let mut prefix =
             namespace.as_ref().map_or_else(|| "job::".to_owned(), |ns| format!("job::{ns}"));
+        let mut begins = None;
         match &params.fqn {
-            Some(fqn) if params.match_partial_fqn => prefix.clone_from(fqn),
+            Some(fqn) if params.match_partial_fqn => {
+                // What is no job has a record of another shape behind its name.
+                if fqn.starts_with("job::") {
+                    prefix.clone_from(fqn);
+                }
+                begins = Some(fqn.clone());
+            }
             Some(fqn) => exact = Some(fqn.parse().map_err(invalid)?),
             None => {}
-        }
-        // What is no job has a record of another shape behind its name.
-        if !prefix.starts_with("job::") {
-            prefix = "job::".to_owned();
         }
         Ok(Self {
             prefix: format!("{NAMES}{prefix}"),
             exact,
+            begins,
             namespace,
             name: params.name.clone(),
             tag: params.tag.clone(),
@@ -103,6 +108,7 @@ impl Query {
 
     fn wants_name(&self, fqn: &Fqn) -> bool {
         self.exact.as_ref().is_none_or(|exact| exact == fqn)
+            && self.begins.as_ref().is_none_or(|begins| fqn.to_string().starts_with(begins))
             && self.namespace.as_ref().is_none_or(|ns| ns.covers(fqn.namespace()))
             && self.name.as_ref().is_none_or(|name| name == fqn.local())
     }
@@ -309,4 +315,28 @@ pub(super) async fn healths(
         })
         .collect();
     Ok(json(StatusCode::OK, &healths))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: the beginning of a name means the same whether it reaches into the local name, ends before it, or belongs to
+    /// no job.
+    #[test]
+    fn a_beginning_is_the_beginning_of_the_whole_name() {
+        let lists = |fqn: &str| -> Vec<&str> {
+            let fqn = Some(fqn.to_owned());
+            let params = ListParams { fqn, match_partial_fqn: true, ..ListParams::default() };
+            let query = Query::new(&params).unwrap();
+            let names = ["job::/a::web", "job::/a::worker", "job::/b::web"].into_iter();
+            let reached = names.filter(|name| format!("{NAMES}{name}").starts_with(&query.prefix));
+            reached.filter(|name| query.wants_name(&name.parse().unwrap())).collect()
+        };
+        assert_eq!(lists("job::/a::w"), ["job::/a::web", "job::/a::worker"]);
+        assert_eq!(lists("job::/a::we"), ["job::/a::web"]);
+        assert_eq!(lists("job").len(), 3);
+        assert!(lists("package::/a").is_empty());
+        assert!(lists("web").is_empty());
+    }
 }
