@@ -48,18 +48,6 @@ pub fn show_bytes(bytes: u64) -> String {
     format!("{bytes}B")
 }
 
-/// `5Mbps`, `0Mbps`, `64Kbps`.
-#[must_use]
-pub fn show_bits(bits: u64) -> String {
-    match bits {
-        0 => "0Mbps".to_owned(),
-        b if b.is_multiple_of(1_000_000_000) => format!("{}Gbps", b / 1_000_000_000),
-        b if b.is_multiple_of(1_000_000) => format!("{}Mbps", b / 1_000_000),
-        b if b.is_multiple_of(1_000) => format!("{}Kbps", b / 1_000),
-        b => format!("{b}bps"),
-    }
-}
-
 fn split(text: &str) -> Result<(f64, &str), String> {
     let text = text.trim();
     let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
@@ -109,6 +97,5 @@ mod tests {
         ] {
             assert_eq!(show_bytes(size), text);
         }
-        assert_eq!((show_bits(5_000_000), show_bits(0)), ("5Mbps".to_owned(), "0Mbps".to_owned()));
     }
 }

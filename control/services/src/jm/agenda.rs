@@ -55,13 +55,6 @@ impl Agenda {
         }
     }
 
-    /// Forgets a job that is not taken.
-    pub fn drop_job(&mut self, job: JobId) {
-        if let Some(at) = self.at.remove(&job) {
-            self.due.remove(&(at, job));
-        }
-    }
-
     /// When the next job is due.
     #[must_use]
     pub fn next_ms(&self) -> Option<u64> {
