@@ -28,6 +28,19 @@ pub(super) fn raise(head: &watch::Sender<u64>, revision: u64) {
     });
 }
 
+/// Moves the head to what a look found that began when it stood at `before`. Back as well: a database put back to an
+/// older state must wake its watches too. But not when the head moved meanwhile: then the look is what is old, and a watch
+/// that was just woken would find nothing to read until the next one.
+fn looked(head: &watch::Sender<u64>, before: u64, revision: u64) {
+    head.send_if_modified(|now| {
+        let news = revision > *now || (revision < *now && *now == before);
+        if news {
+            *now = revision;
+        }
+        news
+    });
+}
+
 /// Two tasks, to be aborted when the store is closed.
 pub(super) fn start(
     ear: PgPool,
@@ -47,11 +60,9 @@ pub(super) fn start(
     let looking = tokio::spawn(async move {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
+            let before = *head.borrow();
             match readers.revision().await {
-                // Back as well: a database put back to an older state must wake its watches too.
-                Ok(revision) => {
-                    head.send_if_modified(|now| std::mem::replace(now, revision) != revision);
-                }
+                Ok(revision) => looked(&head, before, revision),
                 Err(error) => tracing::debug!(%error, "looking for commits failed"),
             }
         }
@@ -71,4 +82,22 @@ async fn listen(ear: &PgPool, channel: &str, head: &watch::Sender<u64>) -> Resul
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a look that was overtaken by a commit does not take the head back; one that was not, does.
+    #[test]
+    fn an_old_look_is_no_way_back() {
+        let (head, _) = watch::channel(7);
+        raise(&head, 8);
+        looked(&head, 7, 7);
+        assert_eq!(*head.borrow(), 8, "8 was committed while the look was under way");
+        looked(&head, 8, 9);
+        assert_eq!(*head.borrow(), 9);
+        looked(&head, 9, 3);
+        assert_eq!(*head.borrow(), 3, "the database was put back");
+    }
 }
