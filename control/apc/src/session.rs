@@ -195,6 +195,9 @@ pub(crate) fn live_report<T>(answer: &Answer<T>) -> Option<LiveReport> {
 
 /// `live on 2/2 routers, 4/4 cores, 9 ms`
 pub(crate) fn show_live(report: &LiveReport) -> String {
+    if report.routers == 0 {
+        return "not live yet: no router was heard".to_owned();
+    }
     let LiveReport { routers_live, routers, cores_live, cores, ms, .. } = report;
     format!("live on {routers_live}/{routers} routers, {cores_live}/{cores} cores, {ms} ms")
 }

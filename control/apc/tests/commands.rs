@@ -180,6 +180,13 @@ fn weights_and_what_is_live() {
     );
     let deleted = fake.run("route delete app-route.foo.com --app app1");
     assert_eq!(deleted.code, 0, "{deleted:?}");
+    fake.state.lock().unwrap().routers_away = true;
+    let unheard = fake.run("route weight app-route.foo.com --app app2 --weight 20%");
+    assert_eq!(unheard.code, 6, "{unheard:?}");
+    assert!(
+        unheard.err.contains("\nnot live yet: no router was heard\nError: no router serves it yet"),
+        "{unheard:?}"
+    );
     let ambiguous = documented("ambiguous").run("route delete app-route.foo.com");
     assert_eq!(
         (ambiguous.code, ambiguous.err.lines().next()),

@@ -383,9 +383,7 @@ async fn created(session: &Session, job: &Job) -> Result<Job, Failure> {
         }
     };
     step.done();
-    if let Some(report) = live_report(&answer)
-        .filter(|report| report.routers > 0 && answer.body.routes().next().is_some())
-    {
+    if let Some(report) = live_report(&answer).filter(|_| answer.body.routes().next().is_some()) {
         session.screen.say(format!("Routes are {}", show_live(&report)));
     }
     Ok(answer.body)

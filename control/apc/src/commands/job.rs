@@ -33,7 +33,8 @@ pub(super) async fn update(session: &Session, flags: &JobFlags) -> Result<(), Fa
     if !saved.written {
         session.screen.say("Nothing to change");
     }
-    if let Some(report) = saved.live.as_ref().filter(|report| report.routers > 0) {
+    let routed = saved.job.routes().next().is_some();
+    if let Some(report) = saved.live.as_ref().filter(|report| report.routers > 0 || routed) {
         session.screen.say(format!("Change is {}", show_live(report)));
     }
     if flags.restart == Some(None) && !saved.restarted {

@@ -183,18 +183,15 @@ async fn finish(session: &Session, saved: Saved) -> Result<(), Failure> {
         life::await_running(session, &saved.job, &crate::cli::Wait::default()).await?;
     }
     session.print_json(&saved.job)?;
-    let short = saved.live.as_ref().filter(|live| live.routers_live < live.routers);
-    if let Some(report) = short {
-        return Err(Failure::new(
-            Exit::TimedOut,
-            format!(
-                "{} of {} routers do not serve it yet",
-                report.routers - report.routers_live,
-                report.routers
-            ),
-        )
-        .because("the change is written; they take it over as soon as they can")
-        .hint("apc route explain http://ENDPOINT/, to see what a router does now"));
+    let late = saved.live.as_ref().and_then(|live| match live.routers - live.routers_live {
+        _ if live.routers == 0 => Some("no router serves it yet: none was heard".to_owned()),
+        0 => None,
+        late => Some(format!("{late} of {} routers do not serve it yet", live.routers)),
+    });
+    if let Some(what) = late {
+        return Err(Failure::new(Exit::TimedOut, what)
+            .because("the change is written; they take it over as soon as they can")
+            .hint("apc route explain http://ENDPOINT/, to see what a router does now"));
     }
     session.screen.success();
     Ok(())

@@ -18,6 +18,8 @@ pub(crate) struct State {
     pub(crate) packages: Vec<Value>,
     /// Method, path with query, of every request.
     pub(crate) requests: Vec<String>,
+    /// No router is heard.
+    pub(crate) routers_away: bool,
     /// Answers that are given instead: by the beginning of `METHOD /path`.
     pub(crate) instead: BTreeMap<String, (u16, Value)>,
 }
@@ -174,8 +176,16 @@ fn answer(state: &mut State, method: &str, whole: &str, body: &[u8]) -> Answer {
     let (path, query) = whole.split_once('?').unwrap_or((whole, ""));
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     let sent: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
-    let live = "apcera-live: {\"revision\":7,\"routers_live\":2,\"routers\":2,\"cores_live\":4,\"cores\":4,\"ms\":9}\r\n";
-    let headers = if query.contains("wait=live") { live.to_owned() } else { String::new() };
+    let live = match state.routers_away {
+        false => {
+            json!({"revision": 7, "routers_live": 2, "routers": 2, "cores_live": 4, "cores": 4, "ms": 9})
+        }
+        true => {
+            json!({"revision": 7, "routers_live": 0, "routers": 0, "cores_live": 0, "cores": 0, "ms": 9})
+        }
+    };
+    let live = format!("apcera-live: {live}\r\n");
+    let headers = if query.contains("wait=live") { live } else { String::new() };
     let ok = |value: Value| (200, headers.clone(), value);
     match (method, parts.as_slice()) {
         (_, ["info"]) => ok(
