@@ -191,6 +191,9 @@ pub fn validate(job: &mut Job) -> Result<(), ApiError> {
     for (name, process) in &job.processes {
         validate_process(name, process)?;
     }
+    for path in job.packages.iter().filter_map(|package| package.install_path.as_deref()) {
+        validate_install_path(path)?;
+    }
     validate_resources(job)?;
     validate_rollout(job)?;
     validate_counts(job)
@@ -318,6 +321,26 @@ pub fn https_only_conflict(endpoint: &str) -> ApiError {
     ApiError::new(ErrorCode::Conflict, format!("Route {endpoint} https-only flag conflict"))
         .because("a route keeps its https-only flag for as long as a job uses it")
         .hint("use the flag that the other jobs on the route use, or another route")
+}
+
+/// A place inside the instance that a file system can hold.
+fn validate_install_path(path: &str) -> Result<(), ApiError> {
+    let refused = |why: &str| {
+        let shown: String = path.chars().take(80).collect();
+        Err(invalid(format!("install_path {shown:?} is not possible"))
+            .because(why)
+            .hint("a path such as /app"))
+    };
+    if path.contains('\0') {
+        return refused("it holds a NUL byte");
+    }
+    if path.len() > PATH_BYTES_MAX || path.split('/').any(|part| part.len() > PATH_PART_BYTES_MAX) {
+        return refused("it is too long for a file system");
+    }
+    if path.split('/').any(|part| part == "..") {
+        return refused("it leads out of the instance");
+    }
+    Ok(())
 }
 
 fn validate_process(name: &str, process: &Process) -> Result<(), ApiError> {

@@ -10,6 +10,10 @@ pub const INSTANCES_MAX: u32 = 400;
 pub const RUN_ONCE_MAX: u32 = 64;
 /// Bytes of a job's FQN: `<fqn>:<port>` names a job in the router's table.
 pub const JOB_FQN_BYTES_MAX: usize = route::JOB_NAME_BYTES_MAX - ":65535".len();
+/// Bytes of the path to which a package goes, below the instance's own; Linux takes 4,096 in all.
+pub const PATH_BYTES_MAX: usize = 1_024;
+/// Bytes of one name in it: what Linux takes.
+pub const PATH_PART_BYTES_MAX: usize = 255;
 /// Ports of one job.
 pub const PORTS_MAX: usize = 64;
 /// Routes of one job: an update that leaves all of them for as many others must fit one transaction, with the record

@@ -233,6 +233,11 @@ fn mistakes_are_named() {
         change(&mut wrong);
         validate(&mut wrong).unwrap_err().message
     };
+    let at = |path: &str| wire::job::JobPackage {
+        install_path: Some(path.to_owned()),
+        ..serde_json::from_value(serde_json::json!({ "uuid": Uuid::nil() })).unwrap()
+    };
+    let long_path = format!("install_path \"{}\" is not possible", "x".repeat(80));
     for (expected, change) in [
         (
             "num_instances is 401, at most 400 are possible",
@@ -265,6 +270,9 @@ fn mistakes_are_named() {
             j.ports[0].routes[0] = route("tcp://10.0.0.1:1", true)
         }),
         ("client_acl \"allow x\": `x` is not an IP address", &|j| j.client_acl = "allow x".into()),
+        ("install_path \"/a/../../b\" is not possible", &|j| j.packages = vec![at("/a/../../b")]),
+        ("install_path \"/a\\0\" is not possible", &|j| j.packages = vec![at("/a\0")]),
+        (long_path.as_str(), &|j| j.packages = vec![at(&"x".repeat(256))]),
         ("\"A=B\" cannot be the name of a variable", &|j| {
             j.processes
                 .entry("app".into())
