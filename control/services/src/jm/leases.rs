@@ -3,13 +3,14 @@
 //! A shard belongs to the owner of `leases/jm/<shard>` until its time is over; only he starts and stops instances of its
 //! jobs. Job managers hear each other's beats, so that each holds no more than its share. The holder stops acting
 //! [`SKEW_MS`] before the end that he wrote, a taker waits as long after it: clocks may differ by twice that; if they
-//! differ by more, two may act at once for a moment, which the surplus of instances then repairs.
+//! differ by more, two may act at once for a moment, which the surplus of instances then repairs. A lease that stands
+//! still for [`STALE_MS`] by our own clock is over as well, so that one written by a clock far ahead binds nobody.
 //!
 //! Deliberately absent: a leader.
 
 use bus::Bus;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use store::{Expect, Record, Store, StoreError, Write};
 use tokio::sync::watch;
@@ -26,6 +27,8 @@ pub const RENEW_MS: u64 = 1_500;
 pub const SKEW_MS: u64 = 500;
 /// After a take-over from somebody else nothing is started for so long: what he asked for last must be seen first.
 pub const QUIET_MS: u64 = 1_000;
+/// A lease that nobody renewed for so long is over, whatever its time says: the clock of whoever wrote it was ahead.
+pub const STALE_MS: u64 = TTL_MS + 2 * SKEW_MS + RENEW_MS;
 /// Keys of leases.
 pub const PREFIX: &str = "leases/jm/";
 
@@ -86,9 +89,31 @@ pub enum Step {
     Release(usize, u64),
 }
 
-/// The steps, from what stands in the store, with `managers` of us alive.
+/// Since when each lease stands as it is, by a clock that nobody sets.
+#[derive(Debug, Default)]
+pub struct Watched(BTreeMap<usize, (u64, u64)>);
+
+impl Watched {
+    /// Takes in what was read; the shards whose leases stand still for too long.
+    pub fn look(&mut self, read: &BTreeMap<usize, Read>, monotonic_ms: u64) -> BTreeSet<usize> {
+        self.0.retain(|shard, (version, _)| read.get(shard).is_some_and(|(now, _)| now == version));
+        for (shard, (version, _)) in read {
+            self.0.entry(*shard).or_insert((*version, monotonic_ms));
+        }
+        let still = |(_, since): &(u64, u64)| monotonic_ms.saturating_sub(*since) >= STALE_MS;
+        self.0.iter().filter(|(_, seen)| still(seen)).map(|(shard, _)| *shard).collect()
+    }
+}
+
+/// The steps, from what stands in the store, with `managers` of us alive; leases in `stale` are over.
 #[must_use]
-pub fn plan(me: &str, read: &BTreeMap<usize, Read>, managers: usize, now_ms: u64) -> Vec<Step> {
+pub fn plan(
+    me: &str,
+    read: &BTreeMap<usize, Read>,
+    stale: &BTreeSet<usize>,
+    managers: usize,
+    now_ms: u64,
+) -> Vec<Step> {
     let share = SHARDS.div_ceil(managers.max(1));
     let mut steps = Vec::new();
     let mut mine = 0;
@@ -111,7 +136,8 @@ pub fn plan(me: &str, read: &BTreeMap<usize, Read>, managers: usize, now_ms: u64
             None => Some(0),
             Some((version, None)) => Some(*version),
             Some((version, Some(lease))) => {
-                let over = now_ms >= lease.until_ms.saturating_add(SKEW_MS);
+                let over =
+                    now_ms >= lease.until_ms.saturating_add(SKEW_MS) || stale.contains(&shard);
                 (lease.owner != me && over).then_some(*version)
             }
         };
@@ -172,6 +198,7 @@ impl Keeper {
     /// somebody else ends, and when somebody came or fell silent: a shard waits for its lease's end, not for our period.
     pub(super) async fn run(self, stop: CancellationToken) {
         let mut managers = self.managers.clone();
+        let (begun, mut watched) = (tokio::time::Instant::now(), Watched::default());
         let mut free_in = Duration::MAX;
         let mut period = tokio::time::interval(Duration::from_millis(RENEW_MS));
         period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -184,7 +211,8 @@ impl Keeper {
                 () = tokio::time::sleep(free_in), if free_in < Duration::from_millis(RENEW_MS) => {}
             }
             // A holding ends by itself while the store is away.
-            free_in = match self.turn().await {
+            let monotonic_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+            free_in = match self.turn(&mut watched, monotonic_ms).await {
                 Ok(free_at_ms) => free_at_ms.map_or(Duration::MAX, |at| {
                     Duration::from_millis(at.saturating_sub(self.bus.clock().unix_ms()).max(1))
                 }),
@@ -203,12 +231,29 @@ impl Keeper {
     }
 
     /// One look; when the next lease of somebody else ends.
-    async fn turn(&self) -> Result<Option<u64>, StoreError> {
+    async fn turn(
+        &self,
+        watched: &mut Watched,
+        monotonic_ms: u64,
+    ) -> Result<Option<u64>, StoreError> {
         let read = self.read().await?;
+        let stale = watched.look(&read, monotonic_ms);
         // Before the writes: what we promise ourselves must not last longer than what others read.
         let now_ms = self.bus.clock().unix_ms();
-        let steps = plan(&self.me, &read, *self.managers.borrow(), now_ms);
+        let steps = plan(&self.me, &read, &stale, *self.managers.borrow(), now_ms);
         for step in steps {
+            if let Step::Take(shard, _) = step
+                && let Some((_, Some(lease))) = read.get(&shard)
+                && let Some(ahead_ms) = lease.until_ms.checked_sub(now_ms)
+            {
+                let owner = lease.owner.as_str();
+                tracing::warn!(
+                    shard,
+                    owner,
+                    ahead_ms,
+                    "a silent job manager's clock was ahead: its lease is taken"
+                );
+            }
             match self.carry_out(step, now_ms).await {
                 Ok(()) => {}
                 Err(StoreError::Conflict { .. }) => self.note(step_shard(step), None),
@@ -218,7 +263,8 @@ impl Keeper {
         // What somebody else took while we could not renew is ours no more.
         for shard in 0..SHARDS {
             let other = read.get(&shard).and_then(|(_, lease)| lease.as_ref());
-            if other.is_some_and(|lease| lease.owner != self.me && now_ms < lease.until_ms) {
+            let other = other.filter(|lease| lease.owner != self.me && now_ms < lease.until_ms);
+            if other.is_some() && !stale.contains(&shard) {
                 self.note(shard, None);
             }
         }

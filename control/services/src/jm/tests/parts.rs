@@ -3,12 +3,12 @@
 use super::{im, instance, job};
 use crate::jm::agenda::Agenda;
 use crate::jm::choose::{choose, dearest, surrender};
-use crate::jm::leases::{Lease, Peers, Read, SHARDS, SKEW_MS, Step, plan};
+use crate::jm::leases::{Lease, Peers, Read, SHARDS, SKEW_MS, STALE_MS, Step, Watched, plan};
 use crate::jm::routes::Ledger;
 use crate::jm::why::{nobody_offers, tags};
 use crate::jobs;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use store::{Change, Record};
 use uuid::Uuid;
 use wire::JobId;
@@ -133,18 +133,35 @@ fn lease(owner: &str, until_ms: u64) -> Read {
 /// of others left alone until the clocks cannot disagree.
 #[test]
 fn leases_are_shared_out() {
-    let all = plan("a", &BTreeMap::new(), 1, 0);
+    let none = BTreeSet::new();
+    let all = plan("a", &BTreeMap::new(), &none, 1, 0);
     assert_eq!(all, (0..SHARDS).map(|shard| Step::Take(shard, 0)).collect::<Vec<_>>());
     let mut read: BTreeMap<usize, Read> =
         (0..SHARDS).map(|shard| (shard, lease("a", 5_000))).collect();
-    let steps = plan("a", &read, 2, 100);
+    let steps = plan("a", &read, &none, 2, 100);
     assert_eq!(steps[3..5], [Step::Renew(3, 3), Step::Release(4, 3)]);
-    assert_eq!(plan("b", &read, 2, 4_999 + SKEW_MS), []);
-    assert_eq!(plan("b", &read, 2, 5_000 + SKEW_MS).len(), 4);
-    assert_eq!(plan("b", &read, 1, 5_000 + SKEW_MS).len(), SHARDS);
+    assert_eq!(plan("b", &read, &none, 2, 4_999 + SKEW_MS), []);
+    assert_eq!(plan("b", &read, &none, 2, 5_000 + SKEW_MS).len(), 4);
+    assert_eq!(plan("b", &read, &none, 1, 5_000 + SKEW_MS).len(), SHARDS);
     read.insert(2, (9, None));
     read.insert(1, lease("b", 9_000));
-    assert_eq!(plan("b", &read, 2, 100), [Step::Renew(1, 3), Step::Take(2, 9)]);
+    assert_eq!(plan("b", &read, &none, 2, 100), [Step::Renew(1, 3), Step::Take(2, 9)]);
+}
+
+/// Goal: a lease from a clock far ahead is over when nobody renewed it for long, and not before; one that is renewed never.
+#[test]
+fn a_lease_from_the_future_binds_nobody_for_ever() {
+    let far = 1_800_000;
+    let mut read: BTreeMap<usize, Read> =
+        (0..SHARDS).map(|shard| (shard, lease("ahead", far))).collect();
+    let mut watched = Watched::default();
+    assert_eq!(watched.look(&read, 50), BTreeSet::new());
+    read.insert(2, (4, Some(Lease { owner: "ahead".into(), until_ms: far + 1 })));
+    assert_eq!(watched.look(&read, 49 + STALE_MS), BTreeSet::new());
+    let stale = watched.look(&read, 50 + STALE_MS);
+    assert_eq!(stale.len(), SHARDS - 1, "one was renewed meanwhile");
+    assert!(!stale.contains(&2));
+    assert_eq!(plan("b", &read, &stale, 4, 100), [Step::Take(0, 3), Step::Take(1, 3)]);
 }
 
 /// Goal: who is silent does not count, I always do.
