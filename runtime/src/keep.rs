@@ -1,8 +1,8 @@
 //! What an instance manager keeps on disk, so that being killed costs nothing: who it is, its instances, their ends.
 //!
-//! `im.id`, `lock`, `records/<instance>.json`, `records/<instance>.seq` (lines that were published), `ended.jsonl`.
-//! Written without fsync: after a loss of power the processes are gone as well. Environments of jobs are in there, so all of
-//! it is its owner's alone. A record that cannot be read is set aside once, as `records/<instance>.unreadable`.
+//! `im.id`, `epoch` (start of the newest process), `lock`, `records/<instance>.json`, `records/<instance>.seq` (lines that
+//! were published), `ended.jsonl`. But for `epoch` written without fsync: after a loss of power the processes are gone as
+//! well. Environments of jobs are in there, so all of it is its owner's alone. A record that cannot be read is set aside once, as `records/<instance>.unreadable`.
 //! Deliberately absent: packages.
 
 use crate::life::Phase;
@@ -62,6 +62,7 @@ pub struct Kept {
 /// The state directory.
 #[derive(Debug)]
 pub struct Keep {
+    epoch: PathBuf,
     records: PathBuf,
     ended: PathBuf,
     /// Lines in `ended`, and its newest.
@@ -96,7 +97,29 @@ impl Keep {
             text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let newest = ends.iter().rev().take(ENDED_MAX).cloned().collect();
         let ends = Mutex::new((text.lines().count(), newest));
-        Ok((Self { records, ended, ends, _lock: lock }, id))
+        let epoch = directory.join("epoch");
+        Ok((Self { epoch, records, ended, ends, _lock: lock }, id))
+    }
+
+    /// When the process that starts now began, for everybody who puts its words in order: later than every process before
+    /// it on this directory, also when the clock was set back meanwhile.
+    #[must_use]
+    pub fn begin_life(&self, now_ms: u64) -> u64 {
+        let before = fs::read_to_string(&self.epoch).ok().and_then(|text| text.trim().parse().ok());
+        let epoch = before.map_or(now_ms, |before: u64| now_ms.max(before.saturating_add(1)));
+        if epoch > now_ms {
+            tracing::warn!(
+                behind_ms = epoch - now_ms,
+                "the clock is behind that of the process before"
+            );
+        }
+        let written = File::create(&self.epoch).and_then(|mut file| {
+            file.write_all(format!("{epoch}\n").as_bytes()).and_then(|()| file.sync_all())
+        });
+        if let Err(why) = written {
+            tracing::warn!(path = %self.epoch.display(), %why, "the start of this process was not kept");
+        }
+        epoch
     }
 
     /// All instances that were kept; what cannot be read is told and set aside.
@@ -229,6 +252,19 @@ mod tests {
             exit_code: Some(9),
             reason: "x\ny".to_owned(),
         }
+    }
+
+    /// Goal: a process is later than all before it on its directory, whatever the clock says, and follows the clock when
+    /// that is right.
+    #[test]
+    fn a_life_begins_after_every_other() {
+        let directory = std::env::temp_dir().join(format!("runtime-epoch-{}", Uuid::new_v4()));
+        let lives = [1_000, 5_000, 4_000, 4_000, 9_000].map(|now_ms| {
+            let (keep, _) = Keep::open(&directory, ImId(Uuid::nil())).unwrap();
+            keep.begin_life(now_ms)
+        });
+        assert_eq!(lives, [1_000, 5_000, 5_001, 5_002, 9_000]);
+        fs::remove_dir_all(&directory).unwrap();
     }
 
     /// Goal: who it is, what runs and what ended survive; two cannot have one directory; the file of ends stays small.

@@ -191,7 +191,8 @@ struct Manager {
 impl Manager {
     fn new(settings: Settings, parts: Parts, mut rng: StdRng) -> Self {
         let Parts { id, bus, driver, keep, cache, logs, notes, out, tasks } = parts;
-        let epoch = bus.clock().unix_ms();
+        let now_ms = bus.clock().unix_ms();
+        let epoch = keep.as_ref().map_or(now_ms, |keep| keep.begin_life(now_ms));
         let tags: BTreeSet<_> =
             settings.tags.iter().chain(&settings.system_tags).cloned().collect();
         let host = Host {
@@ -205,7 +206,7 @@ impl Manager {
         Self {
             ports: Ports::new(settings.ports.clone(), rng.random()),
             announcements: Announcements::new(id, epoch),
-            routers: Arc::new(Mutex::new(Routers::new(epoch))),
+            routers: Arc::new(Mutex::new(Routers::new(now_ms))),
             instances: BTreeMap::new(),
             ended: keep.as_ref().map_or_else(VecDeque::new, |keep| keep.ended()),
             offers: Arc::new(Semaphore::new(OFFERS_WAITING_MAX)),

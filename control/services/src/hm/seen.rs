@@ -58,7 +58,12 @@ pub(super) struct ImSeen {
     pub(super) returned: bool,
     slots: BTreeMap<InstanceId, Slot>,
     ends: BTreeMap<InstanceId, End>,
+    /// Start of an older process that speaks under this name, and how many beats it sent.
+    older: (u64, u32),
 }
+
+/// An older process was heard so often under a name that a younger one has: it is no late message.
+const OLDER_BEATS: u32 = 3;
 
 /// An agreement and where it stands in the store.
 #[derive(Clone, Debug)]
@@ -148,6 +153,11 @@ impl ImSeen {
         for end in self.ends.values_mut() {
             end.seq = 0;
         }
+    }
+
+    fn heard_older(&mut self, start_ms: u64) {
+        let (known, beats) = self.older;
+        self.older = (start_ms, if known == start_ms { beats.saturating_add(1) } else { 1 });
     }
 
     fn jobs(&self) -> impl Iterator<Item = JobId> {
@@ -271,6 +281,7 @@ impl Seen {
         let id = beat.im.uuid;
         let Some(im) = take_in(&mut self.ims, id) else { return changed };
         if beat.im.start_time_ms < im.start_ms {
+            im.heard_older(beat.im.start_time_ms);
             return changed;
         }
         if beat.im.start_time_ms > im.start_ms {
@@ -410,6 +421,13 @@ impl Seen {
     /// Jobs that count as flapping.
     pub fn flapping_jobs(&self) -> impl Iterator<Item = JobId> {
         self.flapping.keys().copied()
+    }
+
+    /// An older process speaks under this name as well, and that is told now: a copy of a state directory, or a clock that
+    /// went back. What it says does not count.
+    #[must_use]
+    pub fn shadowed(&self, id: ImId) -> bool {
+        self.ims.get(&id).is_some_and(|im| im.older.1 == OLDER_BEATS)
     }
 
     /// What is told about a lost instance manager; none = it is not lost.

@@ -110,6 +110,13 @@ impl Hm {
                 let now_ms = self.now_ms();
                 let id = beat.im.uuid;
                 self.apply(|seen| seen.beat(beat, now_ms));
+                if self.seen().shadowed(id) {
+                    tracing::warn!(
+                        im = %id,
+                        "two processes speak as one instance manager, and the older one is not listened to; try: if a \
+                         state directory was copied, remove im.id from the copy and restart both"
+                    );
+                }
                 if self.seen().needs_agreement(id) {
                     self.agree.notify_one();
                 }

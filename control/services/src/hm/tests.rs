@@ -255,6 +255,22 @@ fn an_older_beat_does_not_revive() {
     assert_eq!((view.jobs[&job(1)].instances.len(), view.jobs[&job(1)].ended.len()), (0, 1));
 }
 
+/// Goal: two processes under one name are noticed once, when the older one goes on speaking; a late word of it is nothing.
+#[test]
+fn an_older_process_under_the_same_name_is_noticed() {
+    let (mut first, mut second) = (Im::new(im(1), 100), Im::new(im(1), 200));
+    let mut seen = Seen::new(0);
+    seen.beat(first.beat(), 0);
+    seen.beat(second.beat(), 1);
+    let noticed: Vec<bool> = (2..7)
+        .map(|now_ms| {
+            assert_eq!(seen.beat(first.beat(), now_ms), Changed::new());
+            seen.shadowed(im(1))
+        })
+        .collect();
+    assert_eq!(noticed, [false, false, true, false, false]);
+}
+
 /// Goal: three missed beats are a loss, one life at a time; the silence of a deaf health manager is none.
 #[test]
 fn silence_becomes_a_loss() {
