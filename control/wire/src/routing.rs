@@ -114,6 +114,9 @@ pub struct RoutesPage {
     pub jobs: Vec<JobRoutes>,
     /// Ask again after this one; none = that was the last page.
     pub next: Option<JobId>,
+    /// Of the routing parts of all jobs at that revision: who has the same needs no further page.
+    #[serde(default)]
+    pub digest: Option<Digest>,
 }
 
 /// "I live, and serve this." Published on [`crate::subject::ROUTER_BEAT`].
@@ -150,11 +153,24 @@ pub struct RouterBeat {
 pub struct Await {
     /// Revision of job records that must be served; 0 = any.
     pub revision: u64,
+    /// The job that was written at that revision: a store that was set back counts its revisions again, so that the
+    /// number alone proves nothing.
+    #[serde(default)]
+    pub job: Option<AwaitedJob>,
     /// Announcement that must be served.
     #[serde(default)]
     pub announced: Option<(ImId, u64, u64)>,
     /// Give up after this long.
     pub timeout_ms: u64,
+}
+
+/// What an [`Await`] knows of the job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AwaitedJob {
+    /// Which.
+    pub id: JobId,
+    /// It has routes.
+    pub routed: bool,
 }
 
 /// A router's answer to [`Await`].

@@ -35,6 +35,9 @@ const GRACE_MS: u64 = 30;
 const RETRY_MS: (u64, u64) = (100, 2_000);
 /// An instance manager that we heard this recently is not lost, whoever says so.
 const HEARD_MS: u64 = 3_000;
+/// One whose later life we know, and the health manager does not, is lost when we too heard nothing for this long: a
+/// life can end before its first beat.
+const FORMER_HEARD_MS: u64 = 30_000;
 
 /// A place in the life of an instance manager: epoch, then announcement.
 type Place = (u64, u64);
@@ -238,8 +241,9 @@ impl Ims {
     /// A health manager gave somebody up. Whom we hear ourselves lives; the message is repeated while it is true.
     pub fn lost(&mut self, lost: &Lost, join: &mut Join, now_ms: u64) {
         let Some(im) = self.all.get_mut(&lost.im) else { return };
-        let heard = im.heard_ms > 0 && now_ms.saturating_sub(im.heard_ms) < HEARD_MS;
-        if im.epoch > lost.start_time_ms || heard || im.lost {
+        let enough = if im.epoch > lost.start_time_ms { FORMER_HEARD_MS } else { HEARD_MS };
+        let heard = im.heard_ms > 0 && now_ms.saturating_sub(im.heard_ms) < enough;
+        if heard || im.lost {
             return;
         }
         self.counts.lost += 1;

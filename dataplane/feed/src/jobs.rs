@@ -31,6 +31,8 @@ pub const PAGES_MAX: u32 = 1 << 16;
 const GRACE_MS: u64 = 50;
 /// First and longest pause before a question is repeated.
 const RETRY_MS: (u64, u64) = (100, 2_000);
+/// Beats that say something else and are all behind this table for so long are told.
+const BEHIND_MS: u64 = 30_000;
 /// Longest pause between two walks that a differing digest asks for: a job manager may be wrong for long.
 const DOUBT_MS_MAX: u64 = 30_000;
 
@@ -103,6 +105,10 @@ pub struct Jobs {
     short: u32,
     asked: u64,
     walked: bool,
+    /// The place behind this table that was told last, so that it is told once.
+    behind: Option<u64>,
+    /// Since when every beat is behind this table and says something else.
+    behind_ms: Option<u64>,
     /// See [`Counts`].
     pub counts: Counts,
 }
@@ -137,6 +143,15 @@ impl Jobs {
     /// Where the store stands.
     pub fn beat(&mut self, beat: &RoutesBeat, now_ms: u64) {
         self.heard = self.heard.max(beat.revision);
+        let behind = beat.revision < self.heard.max(self.head) && beat.digest != self.digest;
+        match (behind, self.behind_ms) {
+            (false, _) => self.behind_ms = None,
+            (true, None) => self.behind_ms = Some(now_ms),
+            (true, Some(since)) if now_ms.saturating_sub(since) >= BEHIND_MS => {
+                self.tell_behind(beat.revision);
+            }
+            (true, Some(_)) => {}
+        }
         if beat.revision < self.heard {
             // A job manager that is behind, or a late message. Neither may take anything back, nor a doubt away.
             self.counts.stale += 1;
@@ -179,14 +194,16 @@ impl Jobs {
         let pause = RETRY_MS.0.saturating_mul(1 << walk.tries.min(10)).min(RETRY_MS.1);
         walk.next_ms = now_ms + pause;
         let Some(page) = page else { return };
+        if page.digest == Some(self.digest) && self.links.is_empty() {
+            // The same jobs at the same revisions: nothing to walk through. A job manager that listed the store later
+            // names a later place for the same, so its place says nothing here.
+            self.walk = None;
+            self.end_walk(page.revision, now_ms);
+            return;
+        }
         if page.revision < verified {
             self.counts.stale += 1;
-            let (page, known) = (page.revision, verified);
-            tracing::warn!(
-                page,
-                known,
-                "a job manager is behind this table; if the store was set back, remove the table file and start anew"
-            );
+            self.tell_behind(page.revision);
             return;
         }
         if !fits(&page, walk.after) || walk.pages == PAGES_MAX {
@@ -271,6 +288,15 @@ impl Jobs {
         self.entries.get(&job)?.routes.as_ref()
     }
 
+    /// A write of this job at this revision, or a later one, is known. One that left it without routes leaves nothing
+    /// once it is verified, and without routes there is nothing that could be missing.
+    pub fn knows(&self, job: JobId, revision: u64, routed: bool) -> bool {
+        match self.entries.get(&job) {
+            Some(entry) => entry.revision >= revision,
+            None => !routed,
+        }
+    }
+
     /// For the file: every job with routes.
     pub fn saved(&self) -> Vec<SharedRoutes> {
         self.entries.values().filter_map(|entry| entry.routes.clone()).collect()
@@ -302,6 +328,17 @@ impl Jobs {
     }
 
     // === within ===
+
+    fn tell_behind(&mut self, place: u64) {
+        if self.behind.replace(place) != Some(place) {
+            let known = self.head;
+            tracing::warn!(
+                place,
+                known,
+                "a job manager is behind this table; if the store was set back, remove the table file and start anew"
+            );
+        }
+    }
 
     fn doubt_at(&mut self, at_ms: u64) {
         self.doubt_ms = Some(self.doubt_ms.map_or(at_ms, |before| before.min(at_ms)));

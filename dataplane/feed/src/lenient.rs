@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Deserialize;
 use serde::de::Deserializer;
+use wire::digest::Digest;
 use wire::routing::{JobRoutes, RouteTo, RoutesChanged, RoutesPage};
 use wire::{Fqn, JobId};
 
@@ -77,9 +78,11 @@ impl Lenient for RoutesPage {
             revision: u64,
             jobs: Vec<Job>,
             next: Option<JobId>,
+            #[serde(default)]
+            digest: Option<Digest>,
         }
-        let Page { revision, jobs, next } = serde_json::from_str(text)?;
-        Ok(Self { revision, jobs: jobs.into_iter().map(JobRoutes::from).collect(), next })
+        let Page { revision, jobs, next, digest } = serde_json::from_str(text)?;
+        Ok(Self { revision, jobs: jobs.into_iter().map(JobRoutes::from).collect(), next, digest })
     }
 }
 

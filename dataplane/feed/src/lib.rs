@@ -30,7 +30,6 @@ mod tests;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use bus::{Bus, Clock};
 use router::hub::Hub;
@@ -41,9 +40,6 @@ use wire::RouterId;
 
 use numbers::Numbers;
 use service::Service;
-
-/// Without a complete table after this long, the router is ready all the same.
-pub const READY_AFTER: Duration = Duration::from_secs(2);
 
 /// What the feed has to be told.
 #[derive(Clone, Debug)]
@@ -78,11 +74,16 @@ pub struct Running {
 }
 
 impl Running {
-    /// Wait until the router serves: from the file at once, else after the first complete table, in any case after 2 s.
-    pub async fn ready(&self) {
+    /// Waits until there is a table: from the file at once, else the first that is complete. Without a job manager there
+    /// is none, however long that lasts. May be waited for beyond this value.
+    pub fn ready(&self) -> impl Future<Output = ()> + Send + 'static {
         let mut ready = self.shared.ready.subscribe();
-        // The sender lives in what we hold.
-        drop(ready.wait_for(|ready| *ready).await);
+        async move {
+            // Who began to wait before the end waits for nothing after it.
+            if ready.wait_for(|ready| *ready).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Whether [`Self::ready`] would return at once.
@@ -166,13 +167,8 @@ pub fn start(
     let clock = bus.clock().clone();
     let shared =
         Arc::new(Shared { numbers: Mutex::default(), drains_idle: Arc::default(), ready, clock });
-    let shared_later = Arc::clone(&shared);
     let mut service = Service::new(&settings, bus, hub, Arc::clone(&shared), stop);
     service.restore();
-    tokio::spawn(async move {
-        tokio::time::sleep(READY_AFTER).await;
-        shared_later.set_ready();
-    });
     let task = tokio::spawn(service.run());
     Ok(Running { router: settings.router, shared, task })
 }

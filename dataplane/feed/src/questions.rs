@@ -130,7 +130,11 @@ fn is_known(question: &Await, state: &State, applied: &Applied) -> bool {
             Key::Job(name) => state.join.wrote_job(question.revision, name),
         })
     };
-    question.revision <= state.jobs.head() && announced && !not_taken()
+    let written = question
+        .job
+        .as_ref()
+        .is_none_or(|job| state.jobs.knows(job.id, question.revision, job.routed));
+    question.revision <= state.jobs.head() && written && announced && !not_taken()
 }
 
 /// No endpoint of the question is in the table any more.

@@ -193,8 +193,12 @@ impl Manager {
         drop(routers);
         let (bus, notes) = (self.bus.clone(), self.notes.clone());
         let timeout_ms = u64::try_from(ROUTED_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
-        let question =
-            Await { revision: 0, announced: Some(self.announcements.stand()), timeout_ms };
+        let question = Await {
+            revision: 0,
+            job: None,
+            announced: Some(self.announcements.stand()),
+            timeout_ms,
+        };
         self.spawn(async move {
             let until = bus::Until { count, deadline: ROUTED_TIMEOUT };
             let mut ms = None;

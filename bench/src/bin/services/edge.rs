@@ -85,7 +85,7 @@ pub(crate) async fn run(report: &mut Report) {
 /// Until the router has the whole of an instance manager's endpoints, which it asks for when it first hears of it.
 async fn until_known(bus: &Bus, im: ImId) {
     let timeout_ms = u64::try_from(GIVE_UP.as_millis()).expect("seconds");
-    let question = Await { revision: 0, announced: Some((im, 1, 0)), timeout_ms };
+    let question = Await { revision: 0, job: None, announced: Some((im, 1, 0)), timeout_ms };
     let known: Awaited =
         bus.request(subject::ROUTER_AWAIT, &question, GIVE_UP * 2).await.expect("the router lives");
     assert_eq!(known.cores, known.cores_total, "the whole was not asked for within {GIVE_UP:?}");
@@ -101,7 +101,7 @@ async fn answer(bus: &Bus, jobs: u64) {
     tokio::spawn(async move {
         while let Some(Next::Message(question)) = pages.next().await {
             let jobs = (1..=jobs).map(routes).collect();
-            let page = RoutesPage { revision: 1_000_000, jobs, next: None };
+            let page = RoutesPage { revision: 1_000_000, jobs, next: None, digest: None };
             question.reply(&page).await.ok();
         }
     });

@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use wire::routing::{
-    Await, Awaited, Explain, Explained, LiveReport, Proof, Proved, ROUTER_SILENT_MS,
+    Await, Awaited, AwaitedJob, Explain, Explained, LiveReport, Proof, Proved, ROUTER_SILENT_MS,
     ROUTING_BEAT_MS, RouterBeat,
 };
 use wire::{ErrorCode, RouterId, subject};
@@ -136,7 +136,12 @@ fn note(api: &Shared, message: &Delivery) {
 }
 
 /// Waits until all live routers serve `revision` on all cores, at most `timeout`.
-pub(super) async fn await_live(api: &Shared, revision: u64, timeout: Duration) -> LiveReport {
+pub(super) async fn await_live(
+    api: &Shared,
+    revision: u64,
+    job: Option<AwaitedJob>,
+    timeout: Duration,
+) -> LiveReport {
     let (begun, deadline) = (api.now_ms(), Instant::now() + timeout);
     // A server that has just started may not have heard of any yet.
     let beat = Duration::from_millis(ROUTING_BEAT_MS + 200);
@@ -150,7 +155,7 @@ pub(super) async fn await_live(api: &Shared, revision: u64, timeout: Duration) -
         ..LiveReport::default()
     };
     let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-    let question = Await { revision, announced: None, timeout_ms };
+    let question = Await { revision, job, announced: None, timeout_ms };
     let until =
         Until { count: ROUTERS_MAX, deadline: deadline.saturating_duration_since(Instant::now()) };
     match api.bus.request_many(subject::ROUTER_AWAIT, &question, until).await {

@@ -84,7 +84,12 @@ impl Ledger {
     pub fn page(&self, after: Option<JobId>) -> RoutesPage {
         use std::ops::Bound::{Excluded, Unbounded};
         let start = after.map_or(Unbounded, Excluded);
-        let mut page = RoutesPage { revision: self.revision, jobs: Vec::new(), next: None };
+        let mut page = RoutesPage {
+            revision: self.revision,
+            jobs: Vec::new(),
+            next: None,
+            digest: Some(self.digest),
+        };
         let mut bytes = 0;
         for routes in self.routes.range((start, Unbounded)).map(|(_, routes)| routes) {
             bytes += size(routes);

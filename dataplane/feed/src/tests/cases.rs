@@ -249,11 +249,65 @@ fn lost_and_found() {
     (manager.epoch, manager.seq) = (edge.now, 0);
     let asks = edge.feed(Event::AnnounceBeat(manager.beat()));
     edge.now += 5_000;
-    edge.feed(Event::Lost(lost));
+    edge.feed(Event::Lost(lost.clone()));
     assert_eq!(edge.table(), with);
     manager.up.clear();
     edge.answer(&asks, &manager);
     assert_eq!(edge.table(), without);
+}
+
+/// Goal: a life that ended before any health manager heard of it does not keep its instances in the table for ever.
+#[test]
+fn lost_in_a_life_that_nobody_else_heard_of() {
+    let mut edge = Edge::new();
+    let mut manager = edge.manager(7);
+    edge.job(routes(JobId(id(1)), "a", 1, vec![to(0, "x.test", 0.0)]));
+    let change = EndpointChange::Up(endpoint(9, 1, 0, "10.0.0.1:1"));
+    edge.feed(Event::Announced(manager.change(vec![change])));
+    let lost = Lost { im: manager.id, start_time_ms: manager.epoch };
+    edge.now += 1_000;
+    (manager.epoch, manager.seq) = (edge.now, 0);
+    edge.feed(Event::AnnounceBeat(manager.beat()));
+    edge.now += 15_000;
+    edge.feed(Event::Lost(lost.clone()));
+    let with = "http://x.test: a:0=auto; a:0 [10.0.0.1:1]";
+    assert_eq!(edge.table(), with, "it may only be slow to be heard");
+    edge.now += 15_000;
+    edge.feed(Event::Lost(lost));
+    assert_eq!(edge.table(), "http://x.test: a:0=auto; a:0 []");
+}
+
+/// Goal: a job manager that names an older place for the same jobs is in agreement, not behind.
+#[test]
+fn the_same_jobs_at_an_older_place() {
+    let mut edge = Edge::new();
+    let mut store = Store { revision: 5, ..Store::default() };
+    let job = routes(JobId(id(1)), "a", 5, vec![to(0, "x.test", 0.0)]);
+    store.jobs.insert(job.job, job.clone());
+    // Both hold the same jobs; the one that listed the store after writes of other things names a later place.
+    let later = Store { revision: 9, jobs: store.jobs.clone() };
+    let walk = |edge: &mut Edge, store: &Store| {
+        for ask in edge.feed(Event::RoutesMissed) {
+            let Ask::Page(ask) = ask else { panic!("{ask:?}") };
+            edge.feed(Event::Page { ask: ask.ask, page: Some(store.page(None)) });
+        }
+    };
+    walk(&mut edge, &later);
+    edge.feed(Event::RoutesBeat(later.beat()));
+    walk(&mut edge, &store);
+    let counts = edge.state.jobs.counts;
+    assert_eq!((counts.stale, counts.resyncs), (0, 3), "the first walk, and two more");
+    // With other jobs it is behind, and takes nothing back.
+    store.jobs.clear();
+    walk(&mut edge, &store);
+    let counts = edge.state.jobs.counts;
+    assert_eq!((counts.stale, counts.resyncs), (1, 3));
+    // A store that was set back counts again: a revision alone proves nothing.
+    let jobs = &edge.state.jobs;
+    assert!(jobs.head() >= 6 && jobs.knows(JobId(id(1)), 5, true));
+    assert!(!jobs.knows(JobId(id(1)), 6, true) && !jobs.knows(JobId(id(2)), 6, true));
+    assert!(jobs.knows(JobId(id(2)), 6, false), "without routes nothing can be missing");
+    assert_eq!(edge.table(), "http://x.test: a:0=auto; a:0 []");
 }
 
 /// Goal: withdrawn by the question alone, at a place not heard of; the older words that still arrive change nothing, and a

@@ -107,7 +107,7 @@ impl Script {
     }
 
     async fn live(&self, revision: u64, announced: Option<(ImId, u64, u64)>) -> Awaited {
-        let question = Await { revision, announced, timeout_ms: 10_000 };
+        let question = Await { revision, job: None, announced, timeout_ms: 10_000 };
         self.bus.request(subject::ROUTER_AWAIT, &question, PATIENCE).await.unwrap()
     }
 }
@@ -399,13 +399,20 @@ fn alone() -> Script {
     }
 }
 
-/// Goal: a router without a file and without anybody on the bus is ready after its bound, not before and not never.
+/// Goal: a router without a file is ready when somebody told it the whole, and not before: it would answer 404 for routes
+/// that exist.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_empty_router_waits_no_longer_than_its_bound() {
-    let nobody = alone();
-    let edge = Edge::start(&nobody, 1, None);
+async fn an_empty_router_waits_for_a_table() {
+    let script = alone();
+    let mut pages = script.bus.subscribe(subject::ROUTES_PAGE, None).await.unwrap();
+    let edge = Edge::start(&script, 1, None);
+    let Some(bus::Next::Message(asked)) = timeout(PATIENCE, pages.next()).await.unwrap() else {
+        panic!("no question for the routes");
+    };
     assert!(!edge.feed.is_ready());
-    timeout(crate::READY_AFTER * 2, edge.feed.ready()).await.unwrap();
+    let page = script.store.lock().unwrap().page(None);
+    asked.reply(&page).await.unwrap();
+    timeout(PATIENCE, edge.feed.ready()).await.unwrap();
     edge.end().await;
 }
 

@@ -77,7 +77,7 @@ impl Store {
         let more = jobs.len() > PAGE_JOBS;
         jobs.truncate(PAGE_JOBS);
         let next = jobs.last().map(|routes| routes.job).filter(|_| more);
-        RoutesPage { revision: self.revision, jobs, next }
+        RoutesPage { revision: self.revision, jobs, next, digest: Some(self.beat().digest) }
     }
 }
 

@@ -29,6 +29,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use store::{Expect, StoreError, Write};
 use wire::api::{LIVE, Location};
+use wire::routing::AwaitedJob;
 use wire::{ApiError, ErrorCode, Fqn, Job, JobId, JobState, Package, PackageState};
 
 /// How often a change is made anew because somebody else wrote a guard at the same time.
@@ -72,6 +73,8 @@ impl WriteParams {
 struct Plan {
     writes: Vec<Write>,
     answer: Written,
+    /// What routers are to serve.
+    written: AwaitedJob,
     /// What it changes, for the text of a conflict, and the version that it was made from.
     old: Option<(Job, u64)>,
     new: Option<Fqn>,
@@ -268,7 +271,8 @@ impl Change {
             answer.task = Some(tasks::open(api, &job, &mut writes)?);
         }
         bounded(&writes)?;
-        Ok(Some(Plan { writes, answer, old: None, new: Some(job.fqn) }))
+        let written = awaited(&job);
+        Ok(Some(Plan { writes, answer, written, old: None, new: Some(job.fqn) }))
     }
 
     async fn delete(&self, api: &Shared, id: JobId) -> Result<Plan, Failure> {
@@ -281,7 +285,8 @@ impl Change {
         let keys = guard_keys(Some(&old), None);
         let guards = guards(api, &keys, &BTreeSet::new()).await?.unwrap_or_default();
         let writes = jobs::delete(&old, &guards, api.now_ms())?;
-        Ok(Plan { writes, answer: Written::empty(), old: Some((old, sent)), new: None })
+        let (answer, written) = (Written::empty(), AwaitedJob { id, routed: false });
+        Ok(Plan { writes, answer, written, old: Some((old, sent)), new: None })
     }
 }
 
@@ -301,8 +306,12 @@ async fn replace(
         answer.task = Some(tasks::open(api, &new, &mut writes)?);
     }
     bounded(&writes)?;
-    let sent = old.version_id;
-    Ok(Some(Plan { writes, answer, old: Some((old, sent)), new: None }))
+    let (sent, written) = (old.version_id, awaited(&new));
+    Ok(Some(Plan { writes, answer, written, old: Some((old, sent)), new: None }))
+}
+
+fn awaited(job: &Job) -> AwaitedJob {
+    AwaitedJob { id: job.uuid, routed: job.routes().next().is_some() }
 }
 
 /// Makes the change until it is in, or cannot be.
@@ -312,18 +321,18 @@ async fn change(api: &Shared, change: Change, once: Once, raw: &[u8]) -> Answer 
     for attempt in 0..ATTEMPTS_MAX {
         let replayed = keyed.replay(api).await?;
         if let Some((response, revision)) = replayed {
-            return Ok(lived(api, &change.params, revision, response).await);
+            return Ok(lived(api, &change.params, (revision, None), response).await);
         }
         match attempt_once(api, &change, &keyed).await {
-            Ok(Some((revision, response))) => {
-                return Ok(lived(api, &change.params, revision, response).await);
+            Ok(Some((revision, job, response))) => {
+                return Ok(lived(api, &change.params, (revision, Some(job)), response).await);
             }
             Ok(None) => {}
             // The same request may have had its effect just now, and be what is in the way.
             Err(failure) => {
                 return match keyed.replay(api).await? {
                     Some((response, revision)) => {
-                        Ok(lived(api, &change.params, revision, response).await)
+                        Ok(lived(api, &change.params, (revision, None), response).await)
                     }
                     None => Err(failure),
                 };
@@ -340,7 +349,7 @@ async fn attempt_once(
     api: &Shared,
     change: &Change,
     keyed: &Keyed,
-) -> Result<Option<(u64, Response)>, Failure> {
+) -> Result<Option<(u64, AwaitedJob, Response)>, Failure> {
     let Some(mut plan) = change.plan(api).await? else { return Ok(None) };
     plan.writes.extend(keyed.write(api, &plan.answer)?);
     match api.store.commit(&plan.writes).await {
@@ -348,7 +357,7 @@ async fn attempt_once(
             if plan.answer.task.is_some() {
                 api.tasks.notify_one();
             }
-            Ok(Some((revision, plan.answer.at(revision))))
+            Ok(Some((revision, plan.written, plan.answer.at(revision))))
         }
         Err(StoreError::Conflict { key, found, .. }) => match conflict_on(&key) {
             _ if keyed.is_mine(&key) => Ok(None),
@@ -464,12 +473,12 @@ async fn check_packages(
 async fn lived(
     api: &Shared,
     params: &WriteParams,
-    revision: u64,
+    (revision, job): (u64, Option<AwaitedJob>),
     mut response: Response,
 ) -> Response {
     if params.wait.as_deref() == Some("live") {
         let timeout = params.timeout_ms.unwrap_or(LIVE_WAIT_MS).min(LIVE_WAIT_MAX_MS);
-        let report = routers::await_live(api, revision, Duration::from_millis(timeout)).await;
+        let report = routers::await_live(api, revision, job, Duration::from_millis(timeout)).await;
         if let Ok(text) = serde_json::to_string(&report) {
             set(response.headers_mut(), LIVE, &text);
         }
