@@ -3,6 +3,7 @@
 //! Deliberately absent: the static file as a source of routes; that is the program `router`.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +11,11 @@ use bus::{Bus, Clock, Sender, World};
 use conf::cluster::{ClusterConf, TlsHost};
 use route::Desired;
 use router::admin::{Admin, AdminListener};
-use router::run::{EngineChoice, Running};
+use router::run::{EngineChoice, Prepared, Running};
 use router::settings::{AdminAddress, Settings};
 use router::tls::CertificateFile;
 use router::watch::Source;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use wire::RouterId;
 
@@ -23,6 +25,8 @@ use crate::secrets;
 
 /// Longest wait for the last requests when the router ends.
 const DRAIN: Duration = Duration::from_secs(30);
+/// How often it is told that there is no table yet.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// Where a router listens.
 pub(crate) struct Edge {
@@ -33,16 +37,22 @@ pub(crate) struct Edge {
     pub(crate) cores: usize,
 }
 
-/// Starts the router and its feed. With `wait_for_table` the first client waits for the first whole table, at most two
-/// seconds: right where the job managers run already.
-pub(crate) async fn start(
+/// A router that holds its addresses, and follows the cluster, and lets nobody in yet.
+pub(crate) struct Opening {
+    prepared: Prepared,
+    /// There is a table: that of before, or the first that is whole.
+    ready: Pin<Box<dyn Future<Output = ()> + Send>>,
+    running: oneshot::Sender<Running>,
+}
+
+/// Starts the router's feed and its admin page; [`Opening::open`] lets the first client in.
+pub(crate) fn start(
     conf: &ClusterConf,
     engine: EngineChoice,
     world: &Arc<dyn World>,
     clock: &Clock,
     hostname: &str,
-    wait_for_table: bool,
-) -> Result<(Edge, Service), Failure> {
+) -> Result<(Edge, Service, Opening), Failure> {
     router::limits::raise_open_files();
     let settings = settings(conf)?;
     let tls = router::watch::certificates(None, &settings)
@@ -50,9 +60,6 @@ pub(crate) async fn start(
     let admin = settings.admin.as_ref().map(AdminListener::bind).transpose().map_err(|why| {
         Failure::new("the dashboard cannot listen", why).hint("another port with --admin")
     })?;
-    let refused = |why: router::run::StartError| {
-        Failure::new("the router did not start", why).hint("another port with --http or --https")
-    };
     let prepared =
         router::run::prepare(settings, &Desired::default(), tls, engine).map_err(refused)?;
     let id = RouterId(uuid::Uuid::new_v4());
@@ -62,18 +69,11 @@ pub(crate) async fn start(
     let table_file = conf.state_dir.join("table.json");
     let settings =
         feed::Settings { router: id, hostname: hostname.to_owned(), table_file: Some(table_file) };
-    // The table of before is there before the first client: nobody is told that a route does not exist.
-    let feed = feed::start(settings, bus, Arc::clone(&prepared.hub), feed_stop.clone())
+    let hub = Arc::clone(&prepared.hub);
+    let feed = feed::start(settings, bus, Arc::clone(&hub), feed_stop.clone())
         .map_err(|why| Failure::new("the router's feed did not start", why))?;
-    if wait_for_table {
-        feed.ready().await;
-    }
-    let running = prepared.serve(Vec::new()).map_err(refused)?;
-    if let Some(why) = &running.fell_back {
-        tracing::warn!(why, "io_uring is not to be had, the router uses epoll");
-    }
     let listening = |kind| {
-        let listeners = running.hub.listeners();
+        let listeners = hub.listeners();
         listeners.into_iter().find(|(of, _)| *of == kind).map(|(_, addr)| addr)
     };
     let edge = Edge {
@@ -83,29 +83,60 @@ pub(crate) async fn start(
             Ok(AdminAddress::Tcp(addr)) => Some(addr),
             _ => None,
         }),
-        engine: running.engine,
-        cores: running.hub.cores().len(),
+        engine: prepared.engine(),
+        cores: hub.cores().len(),
     };
-    let page = Admin::new(Arc::clone(&running.hub), running.engine, Source::new(None), None);
+    let page = Admin::new(Arc::clone(&hub), prepared.engine(), Source::new(None), None);
     page.add_metrics(feed.metrics());
     let page = admin.map(|listener| tokio::spawn(page.serve(listener)));
-    let ended = end(stop.clone(), running, feed, feed_stop, page);
-    Ok((edge, Service::new("router", stop, ended).within(DRAIN + Duration::from_secs(2))))
+    let ready = Box::pin(feed.ready());
+    let (running, opened) = oneshot::channel();
+    let ended = end(stop.clone(), opened, feed, feed_stop, page);
+    let service = Service::new("router", stop, ended).within(DRAIN + Duration::from_secs(2));
+    Ok((edge, service, Opening { prepared, ready, running }))
+}
+
+fn refused(why: router::run::StartError) -> Failure {
+    Failure::new("the router did not start", why).hint("another port with --http or --https")
+}
+
+impl Opening {
+    /// Lets the first client in, as soon as there is a table: without one every route would be answered with 404, which
+    /// a balancer in front takes for the truth. A refused connection sends it to another router.
+    pub(crate) async fn open(self) -> Result<(), Failure> {
+        let Self { prepared, mut ready, running } = self;
+        while tokio::time::timeout(TELL_EVERY, ready.as_mut()).await.is_err() {
+            tracing::warn!(
+                "no table yet, so nobody is let in: no table file, and no job manager answers"
+            );
+        }
+        let opened = prepared.serve(Vec::new()).map_err(refused)?;
+        if let Some(why) = &opened.fell_back {
+            tracing::warn!(why, "io_uring is not to be had, the router uses epoll");
+        }
+        // Nobody is left to drain it when its service has ended already.
+        if let Err(opened) = running.send(opened) {
+            opened.stop();
+        }
+        Ok(())
+    }
 }
 
 /// The end of a router: nothing new is accepted, what runs may finish; the feed says farewell first, so that nobody
 /// waits for this router's acknowledgement.
 async fn end(
     stop: CancellationToken,
-    running: Running,
+    mut opened: oneshot::Receiver<Running>,
     feed: feed::Running,
     feed_stop: CancellationToken,
-    page: Option<tokio::task::JoinHandle<std::io::Result<()>>>,
+    page: Option<tokio::task::JoinHandle<()>>,
 ) {
     stop.cancelled().await;
     feed_stop.cancel();
     feed.ended().await;
-    if !running.drain(DRAIN).await {
+    if let Ok(running) = opened.try_recv()
+        && !running.drain(DRAIN).await
+    {
         tracing::warn!("requests were cut when the router ended");
     }
     if let Some(page) = page {

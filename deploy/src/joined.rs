@@ -107,12 +107,13 @@ impl Signals {
     }
 }
 
-/// What a process tells tools about itself, as a file that appears when it is ready.
-pub(crate) fn tell(dir: &Path, name: &str, about: &Value) -> Result<(), Failure> {
+/// What a process tells tools about itself, as a file that appears when it is ready. It serves without that file as well.
+pub(crate) fn tell(dir: &Path, name: &str, about: &Value) {
     let file = dir.join(format!("{name}.json"));
     let beside = dir.join(format!("{name}.json.new"));
     let text = format!("{about:#}\n");
-    std::fs::write(&beside, text)
-        .and_then(|()| std::fs::rename(&beside, &file))
-        .map_err(|why| Failure::new(format!("cannot write {}", file.display()), why))
+    let written = std::fs::write(&beside, text).and_then(|()| std::fs::rename(&beside, &file));
+    if let Err(why) = written {
+        tracing::warn!(file = %file.display(), %why, "tools are not told where this process listens");
+    }
 }

@@ -12,10 +12,11 @@ use store::Store;
 use uuid::Uuid;
 
 use crate::arguments::{Role, RoleOptions};
+use crate::edge::{self, Opening};
 use crate::failure::Failure;
 use crate::joined::{Asked, Joined, Service, Signals, tell};
 use crate::worlds::Wider;
-use crate::{edge, managers, worlds};
+use crate::{managers, worlds};
 
 /// What the roles of one process share.
 pub(crate) struct Shared {
@@ -92,13 +93,43 @@ pub(crate) async fn run(roles: &[Role], options: RoleOptions) -> Result<(), Fail
     let store = if needs_store { Some(worlds::store(&conf.database).await?) } else { None };
     let shared = Shared { conf, world, store, clock: Clock::system(), hostname, alone: false };
     let mut joined = Joined::default();
+    let mut edge = None;
+    let ready = |role: Role, about: &Value| {
+        tell(&shared.conf.state_dir, role.as_str(), about);
+        println!("apcera {}: ready; {}", role.as_str(), one_line(about));
+    };
     for role in in_order(roles) {
-        let (about, service) = start(&shared, role, &options).await?;
+        let (about, service) = match role {
+            Role::Router => {
+                let (about, service, opening) = start_router(&shared, &options)?;
+                joined.add(service);
+                edge = Some((about, opening));
+                continue;
+            }
+            Role::Api => managers::api(&shared, managers::Ports::of(&shared.conf)).await?,
+            Role::Jm => managers::jm(&shared)?,
+            Role::Hm => managers::hm(&shared)?,
+            Role::Pm => managers::pm(&shared).await?,
+            Role::Im => managers::im(&shared).await?,
+        };
         joined.add(service);
-        tell(&shared.conf.state_dir, role.as_str(), &about)?;
-        println!("apcera {}: ready; {}", role.as_str(), one_line(&about));
+        ready(role, &about);
     }
-    let asked = signals.asked().await;
+    // Last, because the first table may come from a job manager of this process.
+    let mut asked = None;
+    if let Some((about, opening)) = edge {
+        tokio::select! {
+            opened = opening.open() => {
+                opened?;
+                ready(Role::Router, &about);
+            }
+            signal = signals.asked() => asked = Some(signal),
+        }
+    }
+    let asked = match asked {
+        Some(asked) => asked,
+        None => signals.asked().await,
+    };
     if asked == Asked::Interrupt || options.stop_instances {
         managers::stop_instances_too();
     }
@@ -118,39 +149,22 @@ pub(crate) fn in_order(roles: &[Role]) -> Vec<Role> {
     order.into_iter().filter(|role| roles.contains(role)).collect()
 }
 
-async fn start(
+fn start_router(
     shared: &Shared,
-    role: Role,
     options: &RoleOptions,
-) -> Result<(Value, Service), Failure> {
-    match role {
-        Role::Router => {
-            let engine = options.engine.into();
-            let (edge, service) = edge::start(
-                &shared.conf,
-                engine,
-                &shared.world,
-                &shared.clock,
-                &shared.hostname,
-                true,
-            )
-            .await?;
-            let text = |addr: Option<std::net::SocketAddr>| addr.map(|addr| addr.to_string());
-            let about = json!({
-                "http": edge.http.to_string(),
-                "https": text(edge.https),
-                "admin": text(edge.admin),
-                "engine": edge.engine,
-                "cores": edge.cores,
-            });
-            Ok((about, service))
-        }
-        Role::Api => managers::api(shared, managers::Ports::of(&shared.conf)).await,
-        Role::Jm => managers::jm(shared),
-        Role::Hm => managers::hm(shared),
-        Role::Pm => managers::pm(shared).await,
-        Role::Im => managers::im(shared).await,
-    }
+) -> Result<(Value, Service, Opening), Failure> {
+    let Shared { conf, world, clock, hostname, .. } = shared;
+    let (edge, service, opening) =
+        edge::start(conf, options.engine.into(), world, clock, hostname)?;
+    let text = |addr: Option<std::net::SocketAddr>| addr.map(|addr| addr.to_string());
+    let about = json!({
+        "http": edge.http.to_string(),
+        "https": text(edge.https),
+        "admin": text(edge.admin),
+        "engine": edge.engine,
+        "cores": edge.cores,
+    });
+    Ok((about, service, opening))
 }
 
 fn one_line(about: &Value) -> String {

@@ -1,7 +1,7 @@
 //! `apcera up`: every role in this process, on a bus inside it and a store in one file.
 //!
 //! ```text
-//!  start:  store ─▶ pm, hm ─▶ router ─▶ im ─▶ jm ─▶ api ─▶ greeting      end: the other way round
+//!  start:  store ─▶ pm, hm ─▶ router, shut ─▶ im ─▶ jm ─▶ api ─▶ router, open ─▶ greeting      end: the other way round
 //! ```
 //!
 //! At the end the job manager goes before the instance manager, so that nobody replaces the instances that end, and the
@@ -49,15 +49,13 @@ pub(crate) async fn up(options: UpOptions) -> Result<(), Failure> {
     let mut joined = Joined::default();
     joined.add(managers::pm(&shared).await?.1);
     joined.add(managers::hm(&shared)?.1);
-    let (edge, router) = edge::start(
+    let (edge, router, opening) = edge::start(
         &shared.conf,
         options.engine.into(),
         &shared.world,
         &shared.clock,
         &shared.hostname,
-        false,
-    )
-    .await?;
+    )?;
     joined.add(router);
     joined.add(managers::im(&shared).await?.1);
     joined.add(managers::jm(&shared)?.1);
@@ -69,6 +67,10 @@ pub(crate) async fn up(options: UpOptions) -> Result<(), Failure> {
         .as_str()
         .and_then(|text| text.parse().ok())
         .ok_or_else(|| Failure::new("the API listens nowhere", ""))?;
+    tokio::select! {
+        opened = opening.open() => opened?,
+        _ = signals.asked() => return signals.end(joined).await,
+    }
     let took = begun.elapsed();
     let https = edge.https.ok_or_else(|| Failure::new("the router has no https", ""))?;
     let admin = edge.admin.ok_or_else(|| Failure::new("the router has no dashboard", ""))?;
@@ -95,7 +97,7 @@ pub(crate) async fn up(options: UpOptions) -> Result<(), Failure> {
         "token_file": token_file,
         "domain": shared.conf.base_domain,
     });
-    tell(&state, "up", &about)?;
+    tell(&state, "up", &about);
     signals.asked().await;
     println!("ending: instances first, then the router; once more Ctrl-C ends at once");
     drop(std::fs::remove_file(state.join("up.json")));

@@ -41,6 +41,8 @@ pub enum Phase {
     Draining = 1,
     /// End at once.
     Stopping = 2,
+    /// Nobody is let in yet: there may be no table.
+    Starting = 3,
 }
 
 /// What one core shares with the rest of the process.
@@ -355,6 +357,7 @@ impl Hub {
         match self.phase.load(Ordering::Acquire) {
             0 => Phase::Serving,
             1 => Phase::Draining,
+            3 => Phase::Starting,
             _ => Phase::Stopping,
         }
     }

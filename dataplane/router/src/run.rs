@@ -134,14 +134,21 @@ pub fn prepare(
     for (kind, list) in [("http", &http), ("https", &https)] {
         list.iter().for_each(|one| hub.note_listener(kind, one.addr));
     }
+    hub.set_phase(Phase::Starting);
     Ok(Prepared { hub, engine, fell_back, http, https })
 }
 
 impl Prepared {
+    /// `io_uring` or `epoll`.
+    pub const fn engine(&self) -> &'static str {
+        self.engine
+    }
+
     /// The second half of [`start`].
     pub fn serve(self, logs: Vec<LogSender>) -> Result<Running, StartError> {
         let Self { hub, engine, fell_back, http, https } = self;
         let cores = hub.cores().len();
+        hub.set_phase(Phase::Serving);
         tokio::spawn(Arc::clone(&hub).watch_progress());
         let mut logs = logs.into_iter();
         let (started, ups) = std::sync::mpsc::sync_channel::<(usize, io::Result<()>)>(cores);

@@ -16,13 +16,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
+use axum::extract::{FromRequest, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use route::{Change, ClientAcl, Endpoint, SyntaxError, Weight};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::time::timeout;
 
 use super::answer::{Refusal, json};
 use super::drain::WAIT_MS_MAX;
@@ -31,6 +31,8 @@ use crate::config::closest;
 use crate::hub::Refused;
 
 const WAIT_MS_DEFAULT: u64 = 5_000;
+/// Until the whole body is there.
+const BODY_TIME: Duration = Duration::from_secs(60);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -127,8 +129,12 @@ struct Live {
 
 pub(super) async fn changes(
     State(admin): State<Arc<Admin>>,
-    body: Result<Bytes, BytesRejection>,
+    request: Request,
 ) -> Result<Response, Refusal> {
+    let body = timeout(BODY_TIME, Bytes::from_request(request, &())).await.map_err(|_| {
+        let what = format!("the body did not come within {} s", BODY_TIME.as_secs());
+        Refusal::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", what)
+    })?;
     let body = body.map_err(|_| {
         let what = format!("the body is longer than {BODY_BYTES_MAX} bytes");
         Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", what)

@@ -1,23 +1,34 @@
-//! Where the admin API listens: an address or a unix socket, with a bound on connections.
+//! Where the admin API listens: an address or a unix socket, with bounds on connections and on the time that each may
+//! take, so that no client keeps the others out.
 //!
 //! Deliberately absent: TLS. The API belongs on loopback, a unix socket, or behind something that asks who is there.
 
 use std::io;
 use std::os::unix::net as unix;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::serve::Listener;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::settings::AdminAddress;
 
 /// Connections at a time; more wait in the kernel's queue.
-const CONNECTIONS_MAX: usize = 256;
+pub(super) const CONNECTIONS_MAX: usize = 256;
+/// From the accept, or the end of the last answer, to the end of the next head.
+pub(super) const HEAD_TIME: Duration = Duration::from_secs(30);
+/// After so long a connection takes no further request.
+const CONNECTION_TIME: Duration = Duration::from_secs(900);
+/// For the answer that runs then; longer than any wait that can be asked for.
+const LAST_ANSWER_TIME: Duration = Duration::from_millis(super::drain::WAIT_MS_MAX + 60_000);
 /// Nobody but the owner may connect.
 const SOCKET_MASK: u32 = 0o177;
 
@@ -93,55 +104,31 @@ impl Drop for AdminListener {
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// One connection, with its place in the count.
-pub struct AdminIo {
-    stream: Box<dyn Stream>,
-    _permit: Option<OwnedSemaphorePermit>,
-}
-
-impl Listener for AdminListener {
-    type Io = AdminIo;
-    type Addr = ();
-
-    async fn accept(&mut self) -> (AdminIo, ()) {
-        // The semaphore is never closed; without a permit we would merely not count.
-        let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
-        let stream: Box<dyn Stream> = match &mut self.socket {
-            Socket::Tcp(listener) => Box::new(Listener::accept(listener).await.0),
-            Socket::Unix(listener, _) => Box::new(Listener::accept(listener).await.0),
-        };
-        (AdminIo { stream, _permit: permit }, ())
-    }
-
-    fn local_addr(&self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl AsyncRead for AdminIo {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for AdminIo {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+impl AdminListener {
+    /// Answer until dropped.
+    pub(super) async fn serve(mut self, routes: axum::Router) {
+        let service = TowerToHyperService::new(routes);
+        let mut server = http1::Builder::new();
+        server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
+        let mut connections = JoinSet::new();
+        loop {
+            // The semaphore is never closed; without a permit we would merely not count.
+            let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
+            let stream: Box<dyn Stream> = match &mut self.socket {
+                Socket::Tcp(listener) => Box::new(Listener::accept(listener).await.0),
+                Socket::Unix(listener, _) => Box::new(Listener::accept(listener).await.0),
+            };
+            while connections.try_join_next().is_some() {}
+            let connection = server.serve_connection(TokioIo::new(stream), service.clone());
+            connections.spawn(async move {
+                let mut connection = std::pin::pin!(connection);
+                if timeout(CONNECTION_TIME, connection.as_mut()).await.is_err() {
+                    connection.as_mut().graceful_shutdown();
+                    // What a client breaks off is its own affair.
+                    drop(timeout(LAST_ANSWER_TIME, connection).await);
+                }
+                drop(permit);
+            });
+        }
     }
 }

@@ -74,14 +74,12 @@ impl Admin {
     }
 
     /// Serve until the task is dropped. Also takes the samples for the percentiles of the last seconds.
-    /// `Err` only when the listener breaks for good.
-    pub async fn serve(self: Arc<Self>, listener: AdminListener) -> std::io::Result<()> {
+    pub async fn serve(self: Arc<Self>, listener: AdminListener) {
         let guard = guard::Guard { loopback: listener.is_loopback() };
         let routes = routes(Arc::clone(&self), guard);
-        let sampler = Arc::clone(&self);
         tokio::select! {
-            served = async { axum::serve(listener, routes).await } => served,
-            () = sampler.sample_for_ever() => Ok(()),
+            () = listener.serve(routes) => {}
+            () = Arc::clone(&self).sample_for_ever() => {}
         }
     }
 

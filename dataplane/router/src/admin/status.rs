@@ -176,6 +176,7 @@ fn totals(admin: &Admin) -> Totals {
 
 fn phase(admin: &Admin) -> &'static str {
     match admin.hub.phase() {
+        Phase::Starting => "starting",
         Phase::Serving => "serving",
         Phase::Draining => "draining",
         Phase::Stopping => "stopping",

@@ -352,3 +352,27 @@ async fn a_unix_socket_is_private_and_replaces_a_dead_one() {
     assert!(second.is_err(), "a live socket is not taken away from its owner");
     std::fs::remove_file(&path).unwrap();
 }
+
+/// Goal: clients that never end their heads do not keep the others out for ever.
+#[tokio::test]
+async fn stalled_clients_are_let_go() {
+    let world = World::start().await;
+    let AdminAddress::Tcp(addr) = world.address.clone() else { panic!("TCP") };
+    let mut stalled = Vec::new();
+    for _ in 1..listen::CONNECTIONS_MAX {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nX").await.unwrap();
+        stalled.push(stream);
+    }
+    // The last place serves: by then those before it have theirs.
+    assert_eq!(world.get("/healthz").await.0, 200);
+    tokio::time::pause();
+    tokio::time::advance(listen::HEAD_TIME + std::time::Duration::from_secs(1)).await;
+    tokio::time::resume();
+    for mut stream in stalled {
+        let mut rest = Vec::new();
+        // Reset or closed: in both cases the place is free.
+        drop(stream.read_to_end(&mut rest).await);
+    }
+    assert_eq!(world.get("/healthz").await.0, 200);
+}
