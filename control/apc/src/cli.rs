@@ -12,7 +12,7 @@ mod route;
 
 pub(crate) use self::job::{
     AppVerb, CreateFlags, DeployFlags, JobFlags, JobVerb, ListFlags, LogFlags, Named, RestartMode,
-    Rollout, Wait,
+    Rollout, Source, UpdateFlags, Wait,
 };
 pub(crate) use self::rest::{ClusterVerb, ImVerb, PackageCreate, PackageVerb, Shell, TagVerb};
 pub(crate) use self::route::{Kind, RouteAdd, RouteUse, RouteVerb, Target, TypeName};

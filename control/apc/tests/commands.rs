@@ -405,3 +405,31 @@ fn a_slow_api_is_named() {
     let ran = running.wait_with_output().unwrap();
     assert_eq!((ran.stdout.as_slice(), ran.status.code()), (b"[]\n".as_slice(), Some(0)));
 }
+
+/// Goal: the file beside the source names the application and its namespace; flags win; without any name it is asked for
+/// one, and what nothing acts on is told.
+#[test]
+fn the_file_names_the_application() {
+    let fake = Fake::start("named");
+    let folder = fake.home().join("site");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("bash_start.sh"), "#!/bin/sh\n").unwrap();
+    let path = folder.display().to_string();
+    let nameless = fake.run_words(&["app", "create", "-p", &path, "--batch"]);
+    assert_eq!(
+        (nameless.code, nameless.err.lines().next()),
+        (2, Some("Error: the application has no name"))
+    );
+    let conf = "name: \"from-file\"\nnamespace: \"/dev\"\nstaging_pipeline: \"x\"\n";
+    std::fs::write(folder.join("continuum.conf"), conf).unwrap();
+    let made = fake.run_words(&["app", "create", "-p", &path, "--batch"]);
+    assert_eq!(made.code, 0, "{made:?}");
+    assert!(made.err.contains("Note: nothing acts on staging_pipeline in "), "{made:?}");
+    let deployed = fake.run_words(&["app", "deploy", "-p", &path, "--batch"]);
+    assert!(deployed.err.contains("Updating app \"from-file\"... done\n"), "{deployed:?}");
+    let elsewhere = ["app", "create", "web", "-p", &path, "--namespace", "/prod", "--batch"];
+    assert_eq!(fake.run_words(&elsewhere).code, 0);
+    let names: Vec<_> =
+        fake.state.lock().unwrap().jobs.iter().map(|job| job["fqn"].clone()).collect();
+    assert_eq!(names, ["job::/dev::from-file", "job::/prod::web"]);
+}

@@ -12,7 +12,7 @@ pub(crate) enum AppVerb {
     /// Bring a changed directory, and changed settings, to an application
     Deploy(Box<DeployFlags>),
     /// Change settings
-    Update(Box<JobFlags>),
+    Update(Box<UpdateFlags>),
     /// Change the number of instances
     Scale {
         /// Which application
@@ -58,7 +58,7 @@ pub(crate) enum AppVerb {
 #[derive(Debug, Subcommand)]
 pub(crate) enum JobVerb {
     /// Change settings
-    Update(Box<JobFlags>),
+    Update(Box<UpdateFlags>),
     /// Start it
     Start(Named),
     /// Stop it
@@ -133,8 +133,6 @@ pub(crate) enum Rollout {
 /// Settings that `create`, `deploy` and `update` share.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct JobFlags {
-    /// Its name: web, /sandbox/admin::web or job::/sandbox/admin::web
-    pub(crate) name: String,
     /// How many instances run
     #[arg(long, short = 'i', value_name = "N")]
     pub(crate) instances: Option<u32>,
@@ -230,11 +228,20 @@ pub(crate) struct JobFlags {
     pub(crate) wait: Wait,
 }
 
-/// `apc app create`
+/// `apc app update`, `apc job update`
 #[derive(Clone, Debug, Default, Args)]
-pub(crate) struct CreateFlags {
+pub(crate) struct UpdateFlags {
+    /// Its name: web, /sandbox/admin::web or job::/sandbox/admin::web
+    pub(crate) name: String,
     #[command(flatten)]
     pub(crate) job: JobFlags,
+}
+
+/// What `create` and `deploy` make an application from.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Source {
+    /// Its name: web, /sandbox/admin::web or job::/sandbox/admin::web; that in continuum.conf if not given
+    pub(crate) name: Option<String>,
     /// The directory; the current one if not given
     pub(crate) directory: Option<String>,
     /// The directory
@@ -243,15 +250,24 @@ pub(crate) struct CreateFlags {
     /// A continuum.conf; the one in the directory if not given
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<String>,
-    /// Under these endpoints, instead of one that the cluster chooses
+    /// A new application answers under these endpoints, instead of one that the cluster chooses
     #[arg(long, short = 'r', value_name = "LIST")]
     pub(crate) routes: Option<String>,
-    /// No port and no route
+    /// A new application has no port and no route
     #[arg(long, visible_alias = "dr")]
     pub(crate) disable_routes: bool,
-    /// Plain requests are redirected to https
+    /// Plain requests to a new application are redirected to https
     #[arg(long, visible_alias = "ho")]
     pub(crate) https_only: bool,
+}
+
+/// `apc app create`
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct CreateFlags {
+    #[command(flatten)]
+    pub(crate) source: Source,
+    #[command(flatten)]
+    pub(crate) job: JobFlags,
     /// Start it (this is so unless told otherwise)
     #[arg(long, conflicts_with = "no_start")]
     pub(crate) start: bool,
@@ -264,46 +280,12 @@ pub(crate) struct CreateFlags {
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct DeployFlags {
     #[command(flatten)]
+    pub(crate) source: Source,
+    #[command(flatten)]
     pub(crate) job: JobFlags,
-    /// The directory; the current one if not given
-    pub(crate) directory: Option<String>,
-    /// The directory
-    #[arg(long, short = 'p', value_name = "DIR")]
-    pub(crate) path: Option<String>,
-    /// A continuum.conf; the one in the directory if not given
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<String>,
-    /// For a new application: under these endpoints
-    #[arg(long, short = 'r', value_name = "LIST")]
-    pub(crate) routes: Option<String>,
-    /// For a new application: no port and no route
-    #[arg(long, visible_alias = "dr")]
-    pub(crate) disable_routes: bool,
-    /// For a new application: plain requests are redirected to https
-    #[arg(long, visible_alias = "ho")]
-    pub(crate) https_only: bool,
-    /// For a new application: do not start it
+    /// Do not start it
     #[arg(long)]
     pub(crate) no_start: bool,
-}
-
-impl DeployFlags {
-    /// The same for an application that is not there yet.
-    pub(crate) fn for_a_new_one(self) -> CreateFlags {
-        let Self { job, directory, path, config, routes, disable_routes, https_only, no_start } =
-            self;
-        CreateFlags {
-            job,
-            directory,
-            path,
-            config,
-            routes,
-            disable_routes,
-            https_only,
-            start: false,
-            no_start,
-        }
-    }
 }
 
 /// `apc app list`, `apc job list`

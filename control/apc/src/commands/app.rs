@@ -7,7 +7,7 @@
 //! What was made is taken back when a later step fails. Deliberately absent: staging; the start command says what runs.
 
 use super::{life, package};
-use crate::cli::{CreateFlags, DeployFlags, JobFlags};
+use crate::cli::{CreateFlags, DeployFlags, JobFlags, Source};
 use crate::client::Answer;
 use crate::edit;
 use crate::failure::{Exit, Failure};
@@ -32,7 +32,16 @@ const APP_TAG: &str = "app";
 
 /// `apc app create`
 pub(super) async fn create(session: &Session, flags: CreateFlags) -> Result<(), Failure> {
-    let fqn = session.fqn("job", &flags.job.name).await?;
+    let asked = asked_directory(&flags.source);
+    let directory = match asked {
+        Some(path) => absolute(path)?,
+        None => {
+            let here = absolute(".")?.display().to_string();
+            absolute(&session.screen.ask("Deploy path", &here)?)?
+        }
+    };
+    let place = place(session, directory, &flags.source)?;
+    let fqn = named(session, &flags.source, &place.conf).await?;
     if session.find_job(&fqn).await?.is_some() {
         return Err(Failure::new(
             Exit::Conflict,
@@ -40,17 +49,42 @@ pub(super) async fn create(session: &Session, flags: CreateFlags) -> Result<(), 
         )
         .hint(format!("apc app deploy {}, to bring it new files", fqn.local())));
     }
-    create_new(session, fqn, flags).await
+    create_new(session, fqn, place, flags).await
 }
 
-async fn create_new(session: &Session, fqn: Fqn, mut flags: CreateFlags) -> Result<(), Failure> {
-    let screen = &session.screen;
-    let asked = flags.path.as_deref().or(flags.directory.as_deref());
-    let directory = match asked {
-        Some(path) => absolute(path)?,
-        None => absolute(&screen.ask("Deploy path", &absolute(".")?.display().to_string())?)?,
+fn asked_directory(source: &Source) -> Option<&str> {
+    source.path.as_deref().or(source.directory.as_deref())
+}
+
+/// The name of the flags or of the file; flags win, for the namespace as well.
+async fn named(session: &Session, source: &Source, conf: &Continuum) -> Result<Fqn, Failure> {
+    let Some(name) = source.name.as_ref().or(conf.name.as_ref()) else {
+        return Err(Failure::usage("the application has no name")
+            .hint("apc app create NAME, or `name: NAME` in continuum.conf"));
     };
-    let (directory, conf) = with_conf(directory, asked.is_some(), flags.config.as_deref())?;
+    let inside = conf.namespace.as_ref().filter(|_| session.globals.namespace.is_none());
+    match inside {
+        Some(namespace) if !name.contains("::") => {
+            session.fqn("job", &format!("{namespace}::{name}")).await
+        }
+        _ => session.fqn("job", name).await,
+    }
+}
+
+/// What an application is made from.
+struct Place {
+    directory: PathBuf,
+    conf: Continuum,
+}
+
+async fn create_new(
+    session: &Session,
+    fqn: Fqn,
+    place: Place,
+    mut flags: CreateFlags,
+) -> Result<(), Failure> {
+    let screen = &session.screen;
+    let Place { directory, conf } = place;
     let mut job = draft(fqn, &conf, &flags)?;
     if flags.job.instances.is_none() {
         let answer = screen.ask("Instances", &job.num_instances.to_string())?;
@@ -99,14 +133,15 @@ async fn create_new(session: &Session, fqn: Fqn, mut flags: CreateFlags) -> Resu
 
 /// `apc app deploy`
 pub(super) async fn deploy(session: &Session, flags: DeployFlags) -> Result<(), Failure> {
-    let fqn = session.fqn("job", &flags.job.name).await?;
+    let DeployFlags { source, job: settings, no_start } = flags;
+    let directory = absolute(asked_directory(&source).unwrap_or("."))?;
+    let place = place(session, directory, &source)?;
+    let fqn = named(session, &source, &place.conf).await?;
     let Some(job) = session.find_job(&fqn).await? else {
-        return create_new(session, fqn, flags.for_a_new_one()).await;
+        let flags = CreateFlags { source, job: settings, start: false, no_start };
+        return create_new(session, fqn, place, flags).await;
     };
-    let DeployFlags { job: settings, directory, path, config, no_start, .. } = flags;
-    let asked = path.as_deref().or(directory.as_deref());
-    let (directory, conf) =
-        with_conf(absolute(asked.unwrap_or("."))?, asked.is_some(), config.as_deref())?;
+    let Place { directory, conf } = place;
     let packed = packed(session, &directory).await?;
     let name = format!("{}-{}", job.fqn.local(), &hex::encode(packed.sha256)[..8]);
     let wanted = Fqn::new("package", job.fqn.namespace(), &name)
@@ -217,17 +252,14 @@ fn absolute(text: &str) -> Result<PathBuf, Failure> {
     })
 }
 
-/// The file may also name the directory.
-fn with_conf(
-    directory: PathBuf,
-    directory_given: bool,
-    file: Option<&str>,
-) -> Result<(PathBuf, Continuum), Failure> {
+/// The directory and the file with settings in it, which may name another directory.
+fn place(session: &Session, directory: PathBuf, source: &Source) -> Result<Place, Failure> {
+    let file = source.config.as_deref();
     let path = file.map_or_else(|| directory.join(CONF_FILE), PathBuf::from);
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && file.is_none() => {
-            return Ok((directory, Continuum::default()));
+            return Ok(Place { directory, conf: Continuum::default() });
         }
         Err(error) => {
             return Err(Failure::not_found(format!("cannot read {}", path.display()))
@@ -239,13 +271,17 @@ fn with_conf(
         Failure::usage(format!("{}:{line}:{column}: {}", path.display(), mistake.what))
             .hint(mistake.remedy)
     })?;
+    if !conf.ignored.is_empty() {
+        let keys = conf.ignored.join(", ");
+        session.screen.say(format!("Note: nothing acts on {keys} in {} yet", path.display()));
+    }
     let directory = match &conf.path {
-        Some(inside) if !directory_given => {
+        Some(inside) if asked_directory(source).is_none() => {
             absolute(&directory.join(inside).display().to_string())?
         }
         _ => directory,
     };
-    Ok((directory, conf))
+    Ok(Place { directory, conf })
 }
 
 /// The record, from the file and the flags; flags win.
@@ -274,6 +310,7 @@ fn draft(fqn: Fqn, conf: &Continuum, flags: &CreateFlags) -> Result<Job, Failure
 
 /// One port that is chosen at start, with the routes of the flags or one that the cluster chooses.
 fn ports(conf: &Continuum, flags: &CreateFlags) -> Result<Vec<Port>, Failure> {
+    let flags = &flags.source;
     if flags.disable_routes {
         return Ok(Vec::new());
     }
@@ -462,11 +499,8 @@ pub(super) struct Made {
 mod tests {
     use super::*;
 
-    fn flags() -> CreateFlags {
-        CreateFlags {
-            job: crate::cli::JobFlags { name: "mynode".to_owned(), ..Default::default() },
-            ..Default::default()
-        }
+    fn flags(source: Source) -> CreateFlags {
+        CreateFlags { source, ..Default::default() }
     }
 
     fn job(flags: &CreateFlags) -> Job {
@@ -476,7 +510,10 @@ mod tests {
     /// Goal: the box of settings of a plain `apc app create`, byte for byte as the documents print it.
     #[test]
     fn the_documented_settings() {
-        let rows = settings_rows(&job(&flags()), Path::new("/src/sample-apps/example-node-hello"));
+        let rows = settings_rows(
+            &job(&CreateFlags::default()),
+            Path::new("/src/sample-apps/example-node-hello"),
+        );
         assert_eq!(
             table::settings("Application Settings", &rows),
             "\
@@ -504,17 +541,17 @@ mod tests {
     /// Goal: routes of the flags are on the port that is chosen at start; none means no port either.
     #[test]
     fn routes_of_the_flags() {
-        let two = job(&CreateFlags {
+        let two = job(&flags(Source {
             routes: Some("http://a.com,http://b.com/x".to_owned()),
             https_only: true,
-            ..flags()
-        });
+            ..Source::default()
+        }));
         let seen: Vec<_> = two
             .routes()
             .map(|(port, route)| (port.number, route.endpoint.as_str(), route.https_only))
             .collect();
         assert_eq!(seen, [(0, "a.com", true), (0, "b.com/x", true)]);
-        let none = job(&CreateFlags { disable_routes: true, ..flags() });
+        let none = job(&flags(Source { disable_routes: true, ..Source::default() }));
         assert!(none.ports.is_empty());
         assert_eq!(settings_rows(&none, Path::new("/"))[10].1, "(none)");
     }
@@ -528,7 +565,7 @@ mod tests {
         .unwrap();
         let flags = CreateFlags {
             job: crate::cli::JobFlags { instances: Some(2), ..Default::default() },
-            ..flags()
+            ..CreateFlags::default()
         };
         let job = draft("job::/a::b".parse().unwrap(), &conf, &flags).unwrap();
         assert_eq!((job.num_instances, job.resources.memory), (2, 512 << 20));

@@ -3,7 +3,7 @@
 //! Deliberately absent: starting and stopping (`life`), making (`app`).
 
 use super::{app, life, package};
-use crate::cli::{JobFlags, ListFlags, Named, Wait};
+use crate::cli::{JobFlags, ListFlags, Named, UpdateFlags, Wait};
 use crate::client::escaped;
 use crate::edit;
 use crate::failure::Failure;
@@ -16,8 +16,9 @@ use wire::job::RouteKind;
 use wire::{InstanceRecord, Job, JobState, Package};
 
 /// `apc app update`
-pub(super) async fn update(session: &Session, flags: &JobFlags) -> Result<(), Failure> {
-    let job = session.job(&flags.name).await?;
+pub(super) async fn update(session: &Session, update: &UpdateFlags) -> Result<(), Failure> {
+    let flags = &update.job;
+    let job = session.job(&update.name).await?;
     let mut packaged = job.clone();
     app::add_packages(session, &mut packaged, flags).await?;
     let (before, after) = (job.packages.clone(), packaged.packages);
@@ -61,9 +62,8 @@ pub(super) async fn scale(
         return Err(Failure::usage("it is not said how many instances shall run")
             .hint(format!("apc app scale {name} --instances 3")));
     };
-    let flags =
-        JobFlags { name: name.to_owned(), instances: Some(count), wait, ..JobFlags::default() };
-    update(session, &flags).await
+    let job = JobFlags { instances: Some(count), wait, ..JobFlags::default() };
+    update(session, &UpdateFlags { name: name.to_owned(), job }).await
 }
 
 /// `apc app delete`
