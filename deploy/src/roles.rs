@@ -133,7 +133,10 @@ pub(crate) async fn run(roles: &[Role], options: RoleOptions) -> Result<(), Fail
     if asked == Asked::Interrupt || options.stop_instances {
         managers::stop_instances_too();
     }
-    signals.end(joined).await
+    let ended = signals.end(joined).await;
+    // The last farewells.
+    shared.world.flush().await;
+    ended
 }
 
 /// One process has its own bus: enough if everything that talks is in it.

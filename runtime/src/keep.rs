@@ -24,6 +24,9 @@ use wire::{ImId, InstanceId};
 /// Lines of `ended.jsonl` after which it is written anew.
 const ENDED_LINES_MAX: usize = 4 * ENDED_MAX;
 
+/// A write that failed is tried again after this time, with so many bytes: the record of an instance with all it may hold.
+const RETRY_MS: u64 = 1_000;
+const PROBE_BYTES: usize = 64 * 1024;
 /// Records that cannot be read and are kept for whoever wants to know why; of more, the oldest go.
 const UNREADABLE_MAX: usize = 16;
 /// Ending of their names.
@@ -67,6 +70,8 @@ pub struct Keep {
     ended: PathBuf,
     /// Lines in `ended`, and its newest.
     ends: Mutex<(usize, VecDeque<Ended>)>,
+    /// When a write that failed may be tried again; none = the last one went well.
+    retry_ms: Mutex<Option<u64>>,
     _lock: File,
 }
 
@@ -98,7 +103,8 @@ impl Keep {
         let newest = ends.iter().rev().take(ENDED_MAX).cloned().collect();
         let ends = Mutex::new((text.lines().count(), newest));
         let epoch = directory.join("epoch");
-        Ok((Self { epoch, records, ended, ends, _lock: lock }, id))
+        let retry_ms = Mutex::new(None);
+        Ok((Self { epoch, records, ended, ends, retry_ms, _lock: lock }, id))
     }
 
     /// When the process that starts now began, for everybody who puts its words in order: later than every process before
@@ -173,6 +179,37 @@ impl Keep {
     /// Keeps one.
     pub fn put(&self, kept: &Kept) -> io::Result<()> {
         write_json(&self.path(kept.instance, "json"), kept, false)
+    }
+
+    /// Whether a further instance could be kept. After a write that failed, one is tried once in a while.
+    pub fn has_room(&self, now_ms: u64) -> bool {
+        let mut retry_ms = self.retry_ms.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(at) = *retry_ms else { return true };
+        if now_ms < at {
+            return false;
+        }
+        let probe = self.records.join("probe");
+        let written = fs::write(&probe, [0; PROBE_BYTES]);
+        fs::remove_file(&probe).ok();
+        *retry_ms = written.is_err().then_some(now_ms + RETRY_MS);
+        if written.is_ok() {
+            tracing::info!(
+                "the state directory can be written again: instances are offered a place"
+            );
+        }
+        written.is_ok()
+    }
+
+    /// A write failed: nothing is offered until one goes well.
+    pub fn is_full(&self, why: &io::Error, now_ms: u64) {
+        let mut retry_ms = self.retry_ms.lock().unwrap_or_else(PoisonError::into_inner);
+        if retry_ms.replace(now_ms + RETRY_MS).is_none() {
+            tracing::error!(
+                directory = %self.records.display(),
+                %why,
+                "the state directory cannot be written: no further instance is offered a place; those that run go on"
+            );
+        }
     }
 
     /// Forgets one.

@@ -6,12 +6,64 @@
 
 mod common;
 
-use common::{Im, Place, SERVER, gone, job, said, start, states};
+use common::{Im, Looks, Place, SERVER, gone, job, said, start, states};
 use runtime::StopMode;
 use std::collections::BTreeMap;
 use std::time::Duration;
+use wire::job::Job;
 use wire::placement::{Done, Offer, Placement, ReversePlacement, Surrender, Update};
 use wire::subject::{IM_BID, IM_REVERSE_BID, IM_SWITCH, im_endpoints_all, im_update};
+
+/// A question for `count` places.
+fn placement(job: &Job, count: u32) -> Placement {
+    Placement {
+        request: uuid::Uuid::new_v4(),
+        job: job.uuid,
+        fqn: job.fqn.clone(),
+        count,
+        resources: job.resources,
+        fixed_ports: Vec::new(),
+        hard_tags: Vec::new(),
+        soft_tags: Vec::new(),
+        attract: Vec::new(),
+        repel: Vec::new(),
+        window_ms: 200,
+    }
+}
+
+/// Goal: a host whose state directory cannot be written takes nothing, says why, and offers nothing until it can be
+/// written again; what runs there goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_attracts_nothing() {
+    let place = Place::new();
+    let im = Im::start(&place, StopMode::StopInstances).await;
+    let job = job(SERVER, &[(0, false)]);
+    let before = im.run(&job).await;
+    let address = im.until_running(before).await.addresses[&0];
+    // As root nothing is forbidden, so the directory is another one for a while.
+    let (records, away) = (place.0.join("records"), place.0.join("away"));
+    std::fs::rename(&records, &away).unwrap();
+    let refused = im.ask(&start(&job)).await;
+    let Done::Refused(why) = &refused else { panic!("{refused:?}") };
+    assert!(why.starts_with("its record cannot be kept: "), "{why}");
+    let window = Duration::from_millis(500);
+    let offer = im.bus.request::<_, Offer>(IM_BID, &placement(&job, 1), window).await;
+    assert!(offer.is_err(), "{offer:?}");
+    assert_eq!(said(address).await, before.to_string());
+    assert!(!records.exists(), "nothing half written is left");
+    std::fs::rename(&away, &records).unwrap();
+    let looks = Looks::begin("offered again");
+    loop {
+        let offer = im.bus.request::<_, Offer>(IM_BID, &placement(&job, 1), window).await;
+        match offer {
+            Ok(_) => break,
+            Err(why) => looks.again(&why).await,
+        }
+    }
+    assert_eq!(im.ask(&start(&job)).await, Done::Accepted);
+    im.end().await;
+    gone("a process", || !place.processes().is_empty()).await;
+}
 
 /// Goal: the whole ordinary life over the bus: bid, start, serve, update, announce, reverse bid, stop, and nothing stays.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -20,19 +72,7 @@ async fn from_a_bid_to_nothing() {
     let im = Im::start(&place, StopMode::StopInstances).await;
     let mut switches = im.bus.subscribe(IM_SWITCH, None).await.unwrap();
     let mut job = job(SERVER, &[(0, false)]);
-    let ask = Placement {
-        request: uuid::Uuid::new_v4(),
-        job: job.uuid,
-        fqn: job.fqn.clone(),
-        count: 2,
-        resources: job.resources,
-        fixed_ports: Vec::new(),
-        hard_tags: Vec::new(),
-        soft_tags: Vec::new(),
-        attract: Vec::new(),
-        repel: Vec::new(),
-        window_ms: 200,
-    };
+    let ask = placement(&job, 2);
     let offer: Offer = im.bus.request(IM_BID, &ask, common::ANSWER).await.unwrap();
     assert_eq!((offer.im, offer.scores), (im.id, vec![0.0, 20.0]));
 

@@ -374,6 +374,11 @@ impl World for Nats {
         self.shared.send(subject, payload, reply).await
     }
 
+    async fn flush(&self) {
+        // A connection that is away has nothing that could still be sent.
+        drop(timeout(SUBSCRIBE_WAIT, self.shared.client.flush()).await);
+    }
+
     async fn subscribe(
         &self,
         pattern: &str,

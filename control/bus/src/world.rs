@@ -101,6 +101,9 @@ pub trait World: Send + Sync + 'static {
         reply: Option<&str>,
     ) -> Result<(), BusError>;
 
+    /// Waits until what was published has left this process: for whoever ends right after a farewell.
+    async fn flush(&self) {}
+
     /// Listens. Returns only when the subscription is in force: a message published later by anybody who knows of it
     /// arrives.
     async fn subscribe(

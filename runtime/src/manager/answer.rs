@@ -99,6 +99,10 @@ impl Manager {
         if self.leaving || !delivery.wants_reply() {
             return;
         }
+        let now_ms = self.now_ms();
+        if self.keep.as_ref().is_some_and(|keep| !keep.has_room(now_ms)) {
+            return;
+        }
         let scores = scores(&self.host, ask);
         let Some(first) = scores.first() else { return };
         let foreign = |port: &u16| {
@@ -191,13 +195,20 @@ impl Manager {
             spec: None,
             job: start.job,
         };
+        // Without a record nobody would find it again: better elsewhere.
+        if let Some(keep) = &self.keep
+            && let Err(why) = keep.put(&kept)
+        {
+            keep.is_full(&why, now_ms);
+            self.ports.give_back(&kept.ports.iter().map(|(_, number)| *number).collect::<Vec<_>>());
+            return Err(format!("its record cannot be kept: {why}"));
+        }
         let life = Life::new(terms(&kept.job));
         let instance = Instance::new(kept, life, now_ms);
         let id = instance.id;
         self.count(&instance);
         self.tell_switch(&instance, None);
         self.instances.insert(id, instance);
-        self.keep_instance(id);
         Ok(id)
     }
 

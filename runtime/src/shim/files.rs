@@ -79,13 +79,17 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
 pub fn write_json<T: Serialize>(path: &Path, value: &T, durable: bool) -> io::Result<()> {
     let bytes = serde_json::to_vec(value).map_err(io::Error::other)?;
     let fresh = path.with_extension("new");
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-    file.write_all(&bytes)?;
-    if durable {
-        file.sync_all()?;
-    }
-    fs::rename(&fresh, path)?;
+    let written = || {
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+        file.write_all(&bytes)?;
+        if durable {
+            file.sync_all()?;
+        }
+        fs::rename(&fresh, path)
+    };
+    // A full disk takes the name and not the bytes.
+    written().inspect_err(|_| drop(fs::remove_file(&fresh)))?;
     if durable && let Some(folder) = path.parent() {
         File::open(folder)?.sync_all()?;
     }

@@ -7,6 +7,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 
@@ -48,6 +49,23 @@ pub struct Fleet {
     /// The component database.
     pub postgres: Postgres,
     folder: Folder,
+    /// The first port of its instances.
+    ports: u16,
+}
+
+/// Ports of one instance manager, and instance managers of one fleet.
+const IM_PORTS: u16 = 100;
+const IMS_MAX: u16 = 4;
+/// Where ports of instances begin, and where those begin that the kernel gives to anybody.
+const PORTS: std::ops::Range<u16> = 21_000..32_768;
+
+/// Ports of its own for each fleet of this process, and most probably of those that run beside it.
+fn ports_of_a_fleet() -> u16 {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let size = IM_PORTS * IMS_MAX;
+    let slots = u32::from((PORTS.end - PORTS.start) / size);
+    let slot = (std::process::id() + 13 * COUNT.fetch_add(1, Ordering::Relaxed)) % slots;
+    PORTS.start + size * u16::try_from(slot).expect("below the number of slots")
 }
 
 impl Fleet {
@@ -72,8 +90,15 @@ impl Fleet {
             db = postgres.url(),
         );
         fs::write(folder.path().join("cluster.conf"), conf).expect("the folder is writable");
-        let mut fleet =
-            Self { processes: BTreeMap::new(), addresses: BTreeMap::new(), nats, postgres, folder };
+        assert!(plan.ims <= usize::from(IMS_MAX), "more ports are needed for so many");
+        let mut fleet = Self {
+            processes: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            nats,
+            postgres,
+            folder,
+            ports: ports_of_a_fleet(),
+        };
         let roles = [
             ("pm", plan.pms),
             ("hm", plan.hms),
@@ -144,9 +169,8 @@ impl Fleet {
             }
         }
         if role == "im" {
-            let first = 21_000 + 500 * number.parse::<u16>().expect("a number");
-            let first = first + (u16::try_from(std::process::id() % 16).expect("below 16")) * 2_000;
-            command.args(["--instance-ports", &format!("{first}-{}", first + 499)]);
+            let first = self.ports + IM_PORTS * number.parse::<u16>().expect("a number");
+            command.args(["--instance-ports", &format!("{first}-{}", first + IM_PORTS - 1)]);
             command.args(["--hostname", name, "--tag", &format!("t{number}")]);
         }
         if let (Ok(engine), "router") = (std::env::var("ROUTER_ENGINE"), role) {
