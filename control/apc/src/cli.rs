@@ -58,6 +58,16 @@ pub(crate) struct Globals {
     pub(crate) no_color: bool,
 }
 
+impl Noun {
+    /// It goes on until the user ends it.
+    pub(crate) const fn follows(&self) -> bool {
+        match self {
+            Self::App(AppVerb::Logs(flags)) | Self::Job(JobVerb::Logs(flags)) => flags.follow,
+            _ => false,
+        }
+    }
+}
+
 /// What it is about.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Noun {

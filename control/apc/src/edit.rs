@@ -207,7 +207,8 @@ fn canonical(kind: RouteKind, rest: &str) -> Result<String, Failure> {
         Ok(endpoint) => Ok(endpoint.name()),
         Err(error) => {
             Err(Failure::usage(format!("\"{rest}\" is not an endpoint of type {}", kind.as_str()))
-                .because(error.to_string()))
+                .because(error.what)
+                .hint(error.hint))
         }
     }
 }

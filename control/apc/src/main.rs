@@ -21,6 +21,7 @@ mod start_command;
 mod table;
 mod units;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 use cli::{Cli, Globals, Noun};
 use failure::{Exit, Failure};
@@ -47,6 +48,11 @@ fn main() -> ExitCode {
             Screen::data(&text);
             return ExitCode::SUCCESS;
         }
+        Ok(Parsed::Unsaid(text)) => {
+            // A script with an empty variable must notice.
+            screen::aside(text.trim_end());
+            return exit_code(Exit::Usage);
+        }
         Err(failure) => return told(&Globals::default(), &failure),
     };
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
@@ -68,31 +74,48 @@ fn main() -> ExitCode {
 /// What the words are.
 enum Parsed {
     Command(Cli),
-    /// Help.
+    /// Help, or the version.
     Text(String),
+    /// Help, because it is not said what is to be done.
+    Unsaid(String),
 }
 
 fn parse(words: Vec<String>) -> Result<Parsed, Failure> {
     let mut root = Cli::command();
     root.build();
+    if words.iter().any(|word| word == "--version" || word == "-V") && words.len() == 1 {
+        return Ok(Parsed::Text(format!("apc {}\n", env!("CARGO_PKG_VERSION"))));
+    }
     let words = argv::normalise(&root, words)?;
+    let command: Vec<&str> =
+        words.iter().map_while(|word| (!word.starts_with('-')).then_some(word.as_str())).collect();
+    let help = format!("apc help {}", command[..command.len().min(2)].join(" "));
     let matches = match Cli::command()
-        .try_get_matches_from(std::iter::once("apc".to_owned()).chain(words))
+        .try_get_matches_from(std::iter::once("apc").chain(words.iter().map(String::as_str)))
     {
         Ok(matches) => matches,
+        Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            return Ok(Parsed::Unsaid(error.render().to_string()));
+        }
         Err(error) if !error.use_stderr() => return Ok(Parsed::Text(error.render().to_string())),
-        Err(error) => return Err(refused(&error)),
+        Err(error) => return Err(refused(&error, help.trim())),
     };
-    Cli::from_arg_matches(&matches).map(Parsed::Command).map_err(|error| refused(&error))
+    Cli::from_arg_matches(&matches)
+        .map(Parsed::Command)
+        .map_err(|error| refused(&error, help.trim()))
 }
 
 /// The parser's complaint in our form: its first lines say what, its usage says what to try.
-fn refused(error: &clap::Error) -> Failure {
+fn refused(error: &clap::Error, help: &str) -> Failure {
     let text = error.render().to_string();
     let mut parts = text.trim_start_matches("error: ").split("\n\n");
     let what = parts.next().unwrap_or_default();
     let usage = parts.find_map(|part| part.trim().strip_prefix("Usage: "));
-    Failure::usage(what.trim()).hint(usage.unwrap_or("apc help").trim())
+    let failure = Failure::usage(what.trim());
+    match usage {
+        Some(usage) => failure.because(format!("the form is: {}", usage.trim())).hint(help),
+        None => failure.hint(help),
+    }
 }
 
 async fn run(cli: Cli) -> ExitCode {
@@ -102,6 +125,7 @@ async fn run(cli: Cli) -> ExitCode {
         Err(failure) => return told(&globals, &failure),
     };
     let quiet = matches!(noun, Noun::Names { .. });
+    let follows = noun.follows();
     let interrupted = async {
         // Without the signal's handler the process just ends, which is as good.
         if tokio::signal::ctrl_c().await.is_err() {
@@ -120,6 +144,8 @@ async fn run(cli: Cli) -> ExitCode {
             }
             exit_code(failure.exit)
         }
+        // Whoever follows ends it so.
+        None if follows => ExitCode::SUCCESS,
         None => {
             let failure = match session.screen.resume() {
                 Some(command) => Failure::new(Exit::TimedOut, "interrupted")

@@ -163,6 +163,11 @@ fn weights_and_what_is_live() {
         fake.run("route weight app-route.foo.com -app app1 --weight -10%"),
         ran("", &text("-10%"), 0)
     );
+    let again = fake.run("route add app-route.foo.com --app app1 --weight -10%");
+    assert!(again.err.contains("Nothing to change\n"), "{again:?}");
+    assert_eq!(fake.run("route add app-route.foo.com --app app1 --weight 30%").code, 0);
+    assert_eq!(fake.state.lock().unwrap().jobs[0]["ports"][0]["routes"][0]["weight"], 30.0);
+    assert_eq!(fake.run("route weight app-route.foo.com --app app1 --weight -10%").code, 0);
     let mapped = fake.run("route map app-route.foo.com -a app1");
     assert_eq!(mapped.code, 0, "{mapped:?}");
     assert_eq!(fake.state.lock().unwrap().jobs[0]["ports"][0]["routes"][0]["weight"], 10.0);
@@ -365,6 +370,10 @@ fn help_and_completion() {
             assert!(help.out.contains(&format!("\n  {verb} ")), "{noun} {verb}: {}", help.out);
         }
     }
+    let bare = fake.run("app");
+    assert_eq!((bare.out.as_str(), bare.code), ("", 2), "a script must notice");
+    assert!(bare.err.contains("\n  create "), "{}", bare.err);
+    assert_eq!(fake.run("--version"), ran(concat!("apc ", env!("CARGO_PKG_VERSION"), "\n"), "", 0));
     let help = fake.run("app create -h");
     assert!(
         help.out.contains("-r, --routes <LIST>") && help.out.contains("[alias: --dr]"),

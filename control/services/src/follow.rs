@@ -58,7 +58,6 @@ async fn run(
     wait: &mut Duration,
 ) -> Result<(), StoreError> {
     let (records, revision) = store.all(prefix).await?;
-    *wait = WAIT_MIN;
     if tell.send(Told::All(records, revision)).await.is_err() {
         return Ok(());
     }
@@ -67,7 +66,10 @@ async fn run(
         tokio::select! {
             biased;
             change = watch.next() => {
-                if tell.send(Told::Change(change?)).await.is_err() {
+                // A list alone is no recovery: a watch that breaks at once must not be asked for without end.
+                let change = change?;
+                *wait = WAIT_MIN;
+                if tell.send(Told::Change(change)).await.is_err() {
                     return Ok(());
                 }
             }

@@ -157,7 +157,7 @@ pub(crate) struct JobFlags {
     /// The command that ends it; none = the TERM signal
     #[arg(long, visible_alias = "stop-command", value_name = "COMMAND")]
     pub(crate) stop_cmd: Option<String>,
-    /// It must listen on its ports after this time
+    /// It must listen on its ports within this time, such as 30s
     #[arg(long, value_name = "TIME")]
     pub(crate) timeout: Option<String>,
     /// It may take so long for its last requests, and again to end

@@ -61,7 +61,8 @@ pub(super) async fn login(
     let token = token
         .ok_or_else(|| Failure::usage("there is no token").hint("apc login --token-file FILE"))?;
     if token.chars().any(char::is_control) {
-        return Err(Failure::usage("the token is more than one line"));
+        return Err(Failure::usage("the token is more than one line")
+            .hint("apc login --token-file FILE, with the file that holds the token alone"));
     }
     let token = bearer(&token);
     let step = session.screen.step("Logging in");
@@ -84,7 +85,9 @@ pub(super) async fn login(
 
 fn read_token(file: &str) -> Result<String, Failure> {
     let told = |error: std::io::Error| {
-        Failure::failed(format!("cannot read {file}")).because(error.to_string())
+        Failure::failed(format!("cannot read {file}"))
+            .because(error.to_string())
+            .hint("apc login --token-file FILE, with the file that holds the token alone")
     };
     let mut text = String::new();
     if file == "-" {

@@ -299,6 +299,7 @@ pub(super) async fn instances(session: &Session, name: &str) -> Result<(), Failu
         ]);
     }
     Screen::data(&table.render());
+    session.screen.say("Start (ms): asked + set up + spawned + listening + routed");
     Ok(())
 }
 

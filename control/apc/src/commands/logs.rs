@@ -19,9 +19,6 @@ pub(super) async fn logs(session: &Session, flags: &LogFlags) -> Result<(), Fail
     let lines = flags.lines.min(RING_LINES_MAX);
     let follow = if flags.follow { "&follow=true" } else { "" };
     let path = format!("/jobs/{}/logs?lines={lines}{follow}", job.uuid);
-    if flags.follow {
-        session.screen.resume_with(format!("apc app logs {} -f", job.fqn));
-    }
     let mut stream = std::pin::pin!(session.client()?.lines(&path).await?);
     while let Some(text) = stream.next().await {
         let text = text?;

@@ -29,7 +29,8 @@ const SSH_PORT: u16 = 222;
 /// `apc route add`
 pub(super) async fn add(session: &Session, flags: &RouteAdd) -> Result<(), Failure> {
     let (kind, endpoint) = edit::endpoint(&flags.endpoint, asked(&flags.kind)?)?;
-    let weight = flags.weight.as_deref().map(edit::weight).transpose()?.unwrap_or(0.0);
+    let asked_weight = flags.weight.as_deref().map(edit::weight).transpose()?;
+    let weight = asked_weight.unwrap_or(0.0);
     if flags.https_only && kind == RouteKind::Tcp {
         return Err(Failure::usage("--https-only is for routes of type http"));
     }
@@ -44,6 +45,14 @@ pub(super) async fn add(session: &Session, flags: &RouteAdd) -> Result<(), Failu
             flags.target.port,
             flags.optional,
         );
+        // A route that is there already gets the weight that was asked for, and no other.
+        if let Some(weight) = asked_weight {
+            let meant = |number| flags.target.port.is_none_or(|port| port == number);
+            for port in job.ports.iter_mut().filter(|port| meant(port.number)) {
+                let same = |route: &&mut Route| route.kind == kind && route.endpoint == endpoint;
+                port.routes.iter_mut().filter(same).for_each(|route| route.weight = weight);
+            }
+        }
         Ok(())
     })
     .await?;

@@ -118,7 +118,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Once {
 impl Once {
     /// The request is this principal's, with this body.
     pub(super) fn of(self, who: &Principal, body: &[u8]) -> Keyed {
-        let fingerprint = hex::encode(self.digest.chain_update(body).finalize());
+        let digest = self.digest.chain_update(body).chain_update(format!("\n{}", who.name));
+        let fingerprint = hex::encode(digest.finalize());
         let key = self.key.map(|key| format!("{IDEMPOTENCY}{}/{key}", who.name));
         Keyed { key, fingerprint, expect: Expect::Absent }
     }

@@ -133,12 +133,16 @@ impl Hm {
 
     /// Asks everybody for everything, whenever something may have been missed.
     async fn report(&self) {
+        let mut wait = WAIT_MIN;
         loop {
             self.report.notified().await;
             if let Err(mistake) = self.ask_everybody(REPORT_DEADLINE).await {
                 tracing::warn!(%mistake, "instance managers could not be asked");
-                sleep(WAIT_MIN).await;
+                sleep(wait).await;
+                wait = (wait * 2).min(WAIT_MAX);
                 self.report.notify_one();
+            } else {
+                wait = WAIT_MIN;
             }
         }
     }
