@@ -57,9 +57,13 @@ pub(crate) fn start(
     let settings = settings(conf)?;
     let tls = router::watch::certificates(None, &settings)
         .map_err(|why| Failure::new("a certificate cannot be used", why))?;
-    let admin = settings.admin.as_ref().map(AdminListener::bind).transpose().map_err(|why| {
-        Failure::new("the dashboard cannot listen", why).hint("another port with --admin")
-    })?;
+    let bind = |address: &AdminAddress| {
+        AdminListener::bind(address).map_err(|why| {
+            Failure::new(format!("the dashboard cannot listen at {address}"), why)
+                .hint("another port with --admin")
+        })
+    };
+    let admin = settings.admin.as_ref().map(bind).transpose()?;
     let prepared =
         router::run::prepare(settings, &Desired::default(), tls, engine).map_err(refused)?;
     let id = RouterId(uuid::Uuid::new_v4());

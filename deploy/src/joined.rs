@@ -3,6 +3,7 @@
 //! Deliberately absent: restarting a service; a service goes on by itself until it is told to end.
 
 use std::future::Future;
+use std::io::Write;
 use std::path::Path;
 use std::pin::Pin;
 use std::time::Duration;
@@ -105,6 +106,12 @@ impl Signals {
             }
         }
     }
+}
+
+/// A line, or several, for whoever started this process. That reader may have gone, which is no reason to end.
+pub(crate) fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
 }
 
 /// What a process tells tools about itself, as a file that appears when it is ready. It serves without that file as well.

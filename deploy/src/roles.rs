@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::arguments::{Role, RoleOptions};
 use crate::edge::{self, Opening};
 use crate::failure::Failure;
-use crate::joined::{Asked, Joined, Service, Signals, tell};
+use crate::joined::{Asked, Joined, Service, Signals, say, tell};
 use crate::worlds::Wider;
 use crate::{managers, worlds};
 
@@ -46,9 +46,9 @@ impl Shared {
 /// `apcera check`.
 pub(crate) fn check(file: &Path) -> Result<(), Failure> {
     let conf = read(file)?;
-    println!("{}: good; {}", file.display(), summary(&conf));
+    say(&format!("{}: good; {}\n", file.display(), summary(&conf)));
     for ignored in &conf.ignored {
-        println!("note: {ignored} is read and not acted on");
+        say(&format!("note: {ignored} is read and not acted on\n"));
     }
     Ok(())
 }
@@ -96,7 +96,7 @@ pub(crate) async fn run(roles: &[Role], options: RoleOptions) -> Result<(), Fail
     let mut edge = None;
     let ready = |role: Role, about: &Value| {
         tell(&shared.conf.state_dir, role.as_str(), about);
-        println!("apcera {}: ready; {}", role.as_str(), one_line(about));
+        say(&format!("apcera {}: ready; {}\n", role.as_str(), one_line(about)));
     };
     for role in in_order(roles) {
         let (about, service) = match role {

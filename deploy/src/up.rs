@@ -19,7 +19,7 @@ use serde_json::json;
 use crate::arguments::UpOptions;
 use crate::failure::Failure;
 use crate::greeting::Greeting;
-use crate::joined::{Joined, Signals, tell};
+use crate::joined::{Joined, Signals, say, tell};
 use crate::roles::Shared;
 use crate::worlds::Wider;
 use crate::{edge, managers, secrets, worlds};
@@ -86,7 +86,7 @@ pub(crate) async fn up(options: UpOptions) -> Result<(), Failure> {
         engine: edge.engine,
         cores: edge.cores,
     };
-    print!("{}", greeting.text());
+    say(&greeting.text());
     let about = json!({
         "pid": std::process::id(),
         "ready_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
@@ -99,7 +99,7 @@ pub(crate) async fn up(options: UpOptions) -> Result<(), Failure> {
     });
     tell(&state, "up", &about);
     signals.asked().await;
-    println!("ending: instances first, then the router; once more Ctrl-C ends at once");
+    say("ending: instances first, then the router; once more Ctrl-C ends at once\n");
     drop(std::fs::remove_file(state.join("up.json")));
     signals.end(joined).await
 }

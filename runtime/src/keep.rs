@@ -24,6 +24,8 @@ use wire::{ImId, InstanceId};
 /// Lines of `ended.jsonl` after which it is written anew.
 const ENDED_LINES_MAX: usize = 4 * ENDED_MAX;
 
+/// A start further in the future than this is no clock that was set back but a damaged file.
+const EPOCH_AHEAD_MS: u64 = 366 * 86_400_000;
 /// A write that failed is tried again after this time, with so many bytes: the record of an instance with all it may hold.
 const RETRY_MS: u64 = 1_000;
 const PROBE_BYTES: usize = 64 * 1024;
@@ -112,17 +114,15 @@ impl Keep {
     #[must_use]
     pub fn begin_life(&self, now_ms: u64) -> u64 {
         let before = fs::read_to_string(&self.epoch).ok().and_then(|text| text.trim().parse().ok());
-        let epoch = before.map_or(now_ms, |before: u64| now_ms.max(before.saturating_add(1)));
+        let before = before.filter(|before: &u64| before.saturating_sub(now_ms) < EPOCH_AHEAD_MS);
+        let epoch = before.map_or(now_ms, |before| now_ms.max(before + 1));
         if epoch > now_ms {
             tracing::warn!(
                 behind_ms = epoch - now_ms,
                 "the clock is behind that of the process before"
             );
         }
-        let written = File::create(&self.epoch).and_then(|mut file| {
-            file.write_all(format!("{epoch}\n").as_bytes()).and_then(|()| file.sync_all())
-        });
-        if let Err(why) = written {
+        if let Err(why) = write_json(&self.epoch, &epoch, true) {
             tracing::warn!(path = %self.epoch.display(), %why, "the start of this process was not kept");
         }
         epoch
@@ -301,6 +301,11 @@ mod tests {
             keep.begin_life(now_ms)
         });
         assert_eq!(lives, [1_000, 5_000, 5_001, 5_002, 9_000]);
+        for damaged in ["", "x", "18446744073709551615"] {
+            fs::write(directory.join("epoch"), damaged).unwrap();
+            let (keep, _) = Keep::open(&directory, ImId(Uuid::nil())).unwrap();
+            assert_eq!(keep.begin_life(9_500), 9_500, "{damaged:?}");
+        }
         fs::remove_dir_all(&directory).unwrap();
     }
 

@@ -278,7 +278,11 @@ impl Life {
             }
             (P::Starting { .. }, E::Spawned | E::Listening) => self.run(now_ms),
             (P::Starting { spawned }, E::TimeUp) => {
-                self.fail(format!("did not start within {} ms", self.terms.start_ms));
+                let seconds = self.terms.start_ms / 1_000;
+                self.fail(match self.terms.probed {
+                    true => format!("nothing listened on its ports ($PORT) within {seconds} s"),
+                    false => format!("did not start within {seconds} s"),
+                });
                 self.leave_start(spawned)
             }
             (P::Starting { spawned }, E::Stop(why)) => {

@@ -183,7 +183,7 @@ async fn failures_are_told() {
         (job("exit 0", &[]), Some(0), "ended by itself with status 0"),
         (raw, None, "\"/no/such/program\" cannot be started"),
         (job("", &[]), None, "the job has no start command"),
-        (silent, Some(143), "did not start within 1000 ms"),
+        (silent, Some(143), "nothing listened on its ports ($PORT) within 1 s"),
     ];
     for (job, code, why) in cases {
         let id = im.run(&job).await;

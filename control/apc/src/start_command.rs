@@ -5,6 +5,7 @@
 
 use crate::failure::Failure;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// Bytes of a file that is looked into.
@@ -12,8 +13,12 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// The command, from what lies in the directory.
 pub(crate) fn find(directory: &Path) -> Result<String, Failure> {
-    if directory.join("bash_start.sh").is_file() {
-        return Ok("./bash_start.sh".to_owned());
+    if let Ok(about) = fs::metadata(directory.join("bash_start.sh"))
+        && about.is_file()
+    {
+        // Files that came through a zip or a share have lost the bit.
+        let executable = about.permissions().mode() & 0o111 != 0;
+        return Ok(if executable { "./bash_start.sh" } else { "bash ./bash_start.sh" }.to_owned());
     }
     if let Some(command) = read(&directory.join("Procfile")).as_deref().and_then(of_procfile) {
         return Ok(command);
@@ -60,7 +65,11 @@ mod tests {
         assert_eq!(find(&folder).unwrap(), "npm start");
         fs::write(folder.join("Procfile"), "worker: x\nweb: ./serve $PORT\n").unwrap();
         assert_eq!(find(&folder).unwrap(), "./serve $PORT");
-        fs::write(folder.join("bash_start.sh"), "").unwrap();
+        let script = folder.join("bash_start.sh");
+        fs::write(&script, "").unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(find(&folder).unwrap(), "bash ./bash_start.sh");
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
         assert_eq!(find(&folder).unwrap(), "./bash_start.sh");
         fs::remove_dir_all(folder).unwrap();
     }

@@ -9,6 +9,7 @@ use fake::{Fake, Ran, error};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
 const APP1: &str = "3b0a6209-5dcf-408c-8941-cf9f44295f58";
@@ -72,13 +73,20 @@ fn tables_of_routes() {
     );
 }
 
+fn write_script(folder: &std::path::Path) {
+    let script = folder.join("bash_start.sh");
+    std::fs::write(&script, "#!/bin/sh\n").expect("the folder is writable");
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))
+        .expect("the folder is writable");
+}
+
 /// Goal: an application from a directory to its URL: the documented transcript.
 #[test]
 fn from_a_directory_to_a_url() {
     let fake = Fake::start("create");
     let folder = fake.home().join("site");
     std::fs::create_dir(&folder).unwrap();
-    std::fs::write(folder.join("bash_start.sh"), "#!/bin/sh\n").unwrap();
+    write_script(&folder);
     let folder = folder.canonicalize().unwrap().display().to_string();
     let made = fake.run_words(&["app", "create", "mywebsite", "-p", &folder, "--batch"]);
     assert_eq!((made.out.as_str(), made.code), ("", 0), "{}", made.err);
@@ -422,7 +430,7 @@ fn the_file_names_the_application() {
     let fake = Fake::start("named");
     let folder = fake.home().join("site");
     std::fs::create_dir(&folder).unwrap();
-    std::fs::write(folder.join("bash_start.sh"), "#!/bin/sh\n").unwrap();
+    write_script(&folder);
     let path = folder.display().to_string();
     let nameless = fake.run_words(&["app", "create", "-p", &path, "--batch"]);
     assert_eq!(

@@ -133,6 +133,9 @@ pub struct InstanceRecord {
     /// Status of the process, 128 + signal when a signal ended it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
+    /// Why it ended, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// Endpoints of routes that lead to it.
     #[serde(default)]
     pub announced_routes: Vec<String>,

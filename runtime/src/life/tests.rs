@@ -113,7 +113,7 @@ fn every_wait_ends() {
         late,
         "SETUP Arm(600000) Prepare | STARTING Arm(30000) Spawn | Probe \
          | STOPPING_WAIT STOPPING Arm(5000) Tell | Kill Arm(10000) \
-         | TEARDOWN Destroy(failed - ran 0: did not start within 30000 ms) | REMOVED"
+         | TEARDOWN Destroy(failed - ran 0: nothing listened on its ports ($PORT) within 30 s) | REMOVED"
     );
     let deaf = play(
         TERMS,

@@ -20,7 +20,7 @@ use conf::continuum::{Continuum, ContinuumPort};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use wire::api::Info;
-use wire::job::{JobPackage, Port, RouteKind};
+use wire::job::{JobPackage, Port, RolloutMode, RouteKind};
 use wire::{ErrorCode, Fqn, Job, JobState, Package, PackageId};
 
 /// Where the files of an application go.
@@ -142,6 +142,7 @@ pub(super) async fn deploy(session: &Session, flags: DeployFlags) -> Result<(), 
         return create_new(session, fqn, place, flags).await;
     };
     let Place { directory, conf } = place;
+    let was_started = job.state == JobState::Started;
     let packed = packed(session, &directory).await?;
     let name = format!("{}-{}", job.fqn.local(), &hex::encode(packed.sha256)[..8]);
     let wanted = Fqn::new("package", job.fqn.namespace(), &name)
@@ -184,6 +185,11 @@ pub(super) async fn deploy(session: &Session, flags: DeployFlags) -> Result<(), 
     }
     if no_start {
         return life::finish(session, &saved.job).await;
+    }
+    if was_started && saved.job.rollout.mode == RolloutMode::StopAll {
+        session
+            .screen
+            .say("Note: old instances end before new ones start; --rollout rolling leaves no gap");
     }
     run(session, saved.job, &settings.wait).await
 }

@@ -208,7 +208,8 @@ fn shown(job: &Job, running: u32, packages: &[String]) -> String {
         |amount: u64, text: String| if amount == 0 { format!("{text} (no limit)") } else { text };
     row("FQN:", job.fqn.to_string());
     row("UUID:", job.uuid.to_string());
-    row("State:", job.state.as_str().to_owned());
+    let flaps = job.health.as_ref().is_some_and(|health| health.flapping);
+    row("State:", format!("{}{}", job.state.as_str(), if flaps { " (flapping)" } else { "" }));
     row("Running Instances:", format!("{running}/{} started", job.num_instances));
     row("Restart:", job.restart.restart_mode.as_str().to_owned());
     row("", String::new());

@@ -167,7 +167,7 @@ struct Standing {
     /// Of this version, and ended.
     ended: usize,
     /// Of this version, and ended badly.
-    failed: Vec<(InstanceId, Option<i32>)>,
+    failed: Vec<(InstanceId, Option<String>)>,
 }
 
 fn standing(job: &Job, instances: &[InstanceRecord]) -> Standing {
@@ -181,7 +181,7 @@ fn standing(job: &Job, instances: &[InstanceRecord]) -> Standing {
             standing.routed += usize::from(instance.legs.is_some_and(|legs| legs.routed.is_some()));
         }
         if instance.failed && instance.job_version_id >= job.version_id {
-            standing.failed.push((instance.uuid, instance.exit_code));
+            standing.failed.push((instance.uuid, instance.reason.clone()));
         }
     }
     standing
@@ -339,11 +339,8 @@ async fn failed_start(session: &Session, job: &Job, now: &Standing) -> Failure {
     for line in super::logs::last_lines(session, job).await {
         session.screen.say(line);
     }
-    let code = now.failed.iter().rev().find_map(|(_, code)| *code);
-    let how = code.map_or_else(
-        || "it did not listen on its ports in time".to_owned(),
-        |code| format!("the last one ended with exit code {code}"),
-    );
+    let reason = now.failed.iter().rev().find_map(|(_, reason)| reason.as_deref());
+    let how = reason.map(|reason| format!("of the last one: {reason}")).unwrap_or_default();
     let count = now.failed.len();
     let failed = if count == 1 { "one instance".to_owned() } else { format!("{count} instances") };
     Failure::failed(format!("{} does not start: {failed} failed", job.fqn))

@@ -58,7 +58,8 @@ pub(super) async fn add(session: &Session, flags: &RouteAdd) -> Result<(), Failu
     .await?;
     step.done();
     let info = session.info().await?;
-    for (_, route) in saved.job.routes().filter(|(_, route)| !before.contains(route)) {
+    let served = saved.live.as_ref().is_none_or(|live| live.routers_live > 0);
+    for (_, route) in saved.job.routes().filter(|(_, route)| served && !before.contains(route)) {
         session.screen.say(format!("App should be accessible at \"{}\"", app::url_of(route, info)));
     }
     finish(session, saved).await
