@@ -423,11 +423,11 @@ impl Seen {
         self.flapping.keys().copied()
     }
 
-    /// An older process speaks under this name as well, and that is told now: a copy of a state directory, or a clock that
-    /// went back. What it says does not count.
+    /// The process that began at `start_ms`, and just spoke, is older than another one of this name, and that is told now: a
+    /// copy of a state directory, or a clock that went back. What it says does not count.
     #[must_use]
-    pub fn shadowed(&self, id: ImId) -> bool {
-        self.ims.get(&id).is_some_and(|im| im.older.1 == OLDER_BEATS)
+    pub fn shadowed(&self, id: ImId, start_ms: u64) -> bool {
+        self.ims.get(&id).is_some_and(|im| im.older == (start_ms, OLDER_BEATS))
     }
 
     /// What is told about a lost instance manager; none = it is not lost.

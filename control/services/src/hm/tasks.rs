@@ -108,11 +108,13 @@ impl Hm {
         match message.decode::<Beat>() {
             Ok(beat) => {
                 let now_ms = self.now_ms();
-                let id = beat.im.uuid;
+                let (id, start_ms) = (beat.im.uuid, beat.im.start_time_ms);
+                let host = beat.im.hostname.clone();
                 self.apply(|seen| seen.beat(beat, now_ms));
-                if self.seen().shadowed(id) {
+                if self.seen().shadowed(id, start_ms) {
                     tracing::warn!(
                         im = %id,
+                        older = host,
                         "two processes speak as one instance manager, and the older one is not listened to; try: if a \
                          state directory was copied, remove im.id from the copy and restart both"
                     );

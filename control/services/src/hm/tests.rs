@@ -265,7 +265,10 @@ fn an_older_process_under_the_same_name_is_noticed() {
     let noticed: Vec<bool> = (2..7)
         .map(|now_ms| {
             assert_eq!(seen.beat(first.beat(), now_ms), Changed::new());
-            seen.shadowed(im(1))
+            let told = seen.shadowed(im(1), 100);
+            seen.beat(second.beat(), now_ms);
+            assert!(!seen.shadowed(im(1), 200), "the younger one is not told about");
+            told
         })
         .collect();
     assert_eq!(noticed, [false, false, true, false, false]);
