@@ -64,16 +64,18 @@ impl Joined {
     }
 }
 
-/// The two signals that end a process.
+/// The signals that end a process.
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// The terminal is gone; none under `nohup`.
+    hangup: Option<Signal>,
 }
 
 /// Which of them came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Asked {
-    /// SIGTERM: a unit is stopped or restarted.
+    /// SIGTERM: a unit is stopped or restarted. SIGHUP: the terminal was closed.
     Terminate,
     /// SIGINT: somebody pressed Ctrl-C.
     Interrupt,
@@ -86,12 +88,23 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate()).map_err(failed)?,
             interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
+            hangup: match ignores_hangup() {
+                true => None,
+                false => Some(signal(SignalKind::hangup()).map_err(failed)?),
+            },
         })
     }
 
     pub(crate) async fn asked(&mut self) -> Asked {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => drop(hangup.recv().await),
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.terminate.recv() => Asked::Terminate,
+            () = hangup => Asked::Terminate,
             _ = self.interrupt.recv() => Asked::Interrupt,
         }
     }
@@ -106,6 +119,15 @@ impl Signals {
             }
         }
     }
+}
+
+/// `nohup` starts a process so.
+fn ignores_hangup() -> bool {
+    const HANGUP: u64 = 1;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & HANGUP != 0)
 }
 
 /// A line, or several, for whoever started this process. That reader may have gone, which is no reason to end.

@@ -31,8 +31,10 @@ pub(crate) fn admin_token(file: &Path) -> Result<String, Failure> {
 
 /// A token that stands in a file, alone.
 pub(crate) fn read_token(file: &Path) -> Result<String, Failure> {
-    let text = fs::read_to_string(file)
-        .map_err(|why| Failure::new(format!("cannot read the token in {}", file.display()), why))?;
+    let text = fs::read_to_string(file).map_err(|why| {
+        Failure::new(format!("cannot read the token in {}", file.display()), why)
+            .hint(format!("openssl rand -hex 32 > {}", file.display()))
+    })?;
     let token = text.trim();
     if token.len() < 16 || !token.chars().all(|c| c.is_ascii_graphic()) {
         let why = "a token is one word of 16 letters or more";

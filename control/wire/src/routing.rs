@@ -149,7 +149,7 @@ pub struct RouterBeat {
 }
 
 /// "Tell me when this is live." Asked of all routers, [`crate::subject::ROUTER_AWAIT`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Await {
     /// Revision of job records that must be served; 0 = any.
     pub revision: u64,
@@ -165,12 +165,12 @@ pub struct Await {
 }
 
 /// What an [`Await`] knows of the job.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AwaitedJob {
     /// Which.
     pub id: JobId,
-    /// It has routes.
-    pub routed: bool,
+    /// What it says about routes; none = it has none.
+    pub routes: Option<JobRoutes>,
 }
 
 /// A router's answer to [`Await`].

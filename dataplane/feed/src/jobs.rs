@@ -97,6 +97,8 @@ pub struct Jobs {
     links: BTreeMap<u64, u64>,
     /// The furthest place that anybody spoke of.
     heard: u64,
+    /// The place that the last change or beat named.
+    told: u64,
     walk: Option<Walk>,
     /// When to begin a walk.
     doubt_ms: Option<u64>,
@@ -122,6 +124,7 @@ impl Jobs {
     /// One write of one job.
     pub fn changed(&mut self, change: RoutesChanged, join: &mut Join, now_ms: u64) {
         self.heard = self.heard.max(change.revision);
+        self.told = change.revision;
         if change.revision <= self.head {
             self.counts.stale += 1;
             return;
@@ -143,6 +146,7 @@ impl Jobs {
     /// Where the store stands.
     pub fn beat(&mut self, beat: &RoutesBeat, now_ms: u64) {
         self.heard = self.heard.max(beat.revision);
+        self.told = beat.revision;
         let behind = beat.revision < self.heard.max(self.head) && beat.digest != self.digest;
         match (behind, self.behind_ms) {
             (false, _) => self.behind_ms = None,
@@ -288,12 +292,17 @@ impl Jobs {
         self.entries.get(&job)?.routes.as_ref()
     }
 
-    /// A write of this job at this revision, or a later one, is known. One that left it without routes leaves nothing
-    /// once it is verified, and without routes there is nothing that could be missing.
-    pub fn knows(&self, job: JobId, revision: u64, routed: bool) -> bool {
-        match self.entries.get(&job) {
-            Some(entry) => entry.revision >= revision,
-            None => !routed,
+    /// This write of this job is known, or a later one. A revision alone proves nothing, because a store that was set back
+    /// counts its revisions again: what the job says must be the same, or what is known must be of a place that the store
+    /// has reached by its own last word.
+    pub fn knows(&self, job: JobId, revision: u64, routes: Option<&JobRoutes>) -> bool {
+        match (self.entries.get(&job), routes) {
+            (Some(entry), routes) => {
+                let same = entry.revision == revision && entry.routes.as_deref() == routes;
+                same || entry.revision > revision && entry.revision <= self.told.max(revision)
+            }
+            // A job without routes leaves nothing once that is verified, and nothing could be missing.
+            (None, routes) => routes.is_none(),
         }
     }
 
@@ -439,6 +448,13 @@ impl Jobs {
             self.put(job, page.revision, None, join);
         }
         for routes in page.jobs {
+            // Whoever stands at a place has heard of every write before it: one that we know and he does not is of a history
+            // that the store has lost.
+            let known = self.entries.get(&routes.job).map(|entry| entry.revision);
+            if known.is_some_and(|known| known > routes.revision && known <= page.revision) {
+                tracing::warn!(job = %routes.job, "the store was set back: its older routes are taken");
+                self.forget(routes.job);
+            }
             // The same once more costs the table nothing: equal wishes make no change.
             let same = self.routes(routes.job).is_some_and(|known| **known == routes);
             if !same {

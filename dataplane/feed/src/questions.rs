@@ -133,7 +133,7 @@ fn is_known(question: &Await, state: &State, applied: &Applied) -> bool {
     let written = question
         .job
         .as_ref()
-        .is_none_or(|job| state.jobs.knows(job.id, question.revision, job.routed));
+        .is_none_or(|job| state.jobs.knows(job.id, question.revision, job.routes.as_ref()));
     question.revision <= state.jobs.head() && written && announced && !not_taken()
 }
 

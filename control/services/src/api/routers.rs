@@ -28,7 +28,7 @@ const ROUTERS_MAX: usize = 1_024;
 const ROUTER_WAIT: Duration = Duration::from_secs(2);
 /// For the first router to answer a server that has just started, and for the others after it.
 const REPORT_WAIT: Duration = Duration::from_millis(300);
-const REPORT_SPREAD: Duration = Duration::from_millis(50);
+const REPORT_SPREAD: Duration = Duration::from_millis(250);
 /// Pause before the bus is asked again.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -155,7 +155,8 @@ pub(super) async fn await_live(
         ..LiveReport::default()
     };
     let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-    let question = Await { revision, job, announced: None, timeout_ms };
+    let question =
+        Await { revision, job: job.map(|job| at(job, revision)), announced: None, timeout_ms };
     let until =
         Until { count: ROUTERS_MAX, deadline: deadline.saturating_duration_since(Instant::now()) };
     match api.bus.request_many(subject::ROUTER_AWAIT, &question, until).await {
@@ -173,6 +174,13 @@ pub(super) async fn await_live(
     }
     report.ms = api.now_ms().saturating_sub(begun);
     report
+}
+
+fn at(mut job: AwaitedJob, revision: u64) -> AwaitedJob {
+    if let Some(routes) = &mut job.routes {
+        routes.revision = revision;
+    }
+    job
 }
 
 /// The routers that live.

@@ -24,7 +24,7 @@ use crate::settings::AdminAddress;
 /// Connections at a time; more wait in the kernel's queue.
 pub(super) const CONNECTIONS_MAX: usize = 256;
 /// From the accept, or the end of the last answer, to the end of the next head.
-pub(super) const HEAD_TIME: Duration = Duration::from_secs(30);
+pub(super) const HEAD_TIME: Duration = Duration::from_secs(10);
 /// After so long a connection takes no further request.
 const CONNECTION_TIME: Duration = Duration::from_secs(900);
 /// For the answer that runs then; longer than any wait that can be asked for.

@@ -29,7 +29,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use store::{Expect, StoreError, Write};
 use wire::api::{LIVE, Location};
-use wire::routing::AwaitedJob;
+use wire::routing::{AwaitedJob, JobRoutes};
 use wire::{ApiError, ErrorCode, Fqn, Job, JobId, JobState, Package, PackageState};
 
 /// How often a change is made anew because somebody else wrote a guard at the same time.
@@ -285,7 +285,7 @@ impl Change {
         let keys = guard_keys(Some(&old), None);
         let guards = guards(api, &keys, &BTreeSet::new()).await?.unwrap_or_default();
         let writes = jobs::delete(&old, &guards, api.now_ms())?;
-        let (answer, written) = (Written::empty(), AwaitedJob { id, routed: false });
+        let (answer, written) = (Written::empty(), AwaitedJob { id, routes: None });
         Ok(Plan { writes, answer, written, old: Some((old, sent)), new: None })
     }
 }
@@ -311,7 +311,8 @@ async fn replace(
 }
 
 fn awaited(job: &Job) -> AwaitedJob {
-    AwaitedJob { id: job.uuid, routed: job.routes().next().is_some() }
+    // The revision is that of the write, which is not known yet.
+    AwaitedJob { id: job.uuid, routes: JobRoutes::of(job, 0) }
 }
 
 /// Makes the change until it is in, or cannot be.
