@@ -314,8 +314,10 @@ fn draft(fqn: Fqn, conf: &Continuum, flags: &CreateFlags) -> Result<Job, Failure
     Ok(job)
 }
 
-/// One port that is chosen at start, with the routes of the flags or one that the cluster chooses.
+/// One port, the first that the flags name or one that is chosen at start, with the routes of the flags or one that the
+/// cluster chooses.
 fn ports(conf: &Continuum, flags: &CreateFlags) -> Result<Vec<Port>, Failure> {
+    let number = flags.job.port_add.first().copied().unwrap_or(0);
     let flags = &flags.source;
     if flags.disable_routes {
         return Ok(Vec::new());
@@ -327,13 +329,13 @@ fn ports(conf: &Continuum, flags: &CreateFlags) -> Result<Vec<Port>, Failure> {
         if !conf.ports.is_empty() {
             return conf.ports.iter().map(port_of).collect();
         }
-        return Ok(vec![default_port(&[edit::AUTO.to_owned()], flags.https_only)?]);
+        return Ok(vec![default_port(number, &[edit::AUTO.to_owned()], flags.https_only)?]);
     };
-    Ok(vec![default_port(&edit::list(routes), flags.https_only)?])
+    Ok(vec![default_port(number, &edit::list(routes), flags.https_only)?])
 }
 
-fn default_port(routes: &[String], https_only: bool) -> Result<Port, Failure> {
-    let mut port = edit::new_port(0, false);
+fn default_port(number: u16, routes: &[String], https_only: bool) -> Result<Port, Failure> {
+    let mut port = edit::new_port(number, false);
     for text in routes {
         let (kind, endpoint) = edit::endpoint(text, None)?;
         let https_only = https_only && kind == RouteKind::Http;
@@ -557,6 +559,15 @@ mod tests {
             .map(|(port, route)| (port.number, route.endpoint.as_str(), route.https_only))
             .collect();
         assert_eq!(seen, [(0, "a.com", true), (0, "b.com/x", true)]);
+        let mut fixed = flags(Source { routes: Some("f.com".to_owned()), ..Source::default() });
+        fixed.job.port_add = vec![3000, 4000];
+        let fixed = job(&fixed);
+        assert_eq!(fixed.ports.iter().map(|port| port.number).collect::<Vec<_>>(), [3000, 4000]);
+        assert_eq!(
+            fixed.routes().next().unwrap().0.number,
+            3000,
+            "the first is the one for clients"
+        );
         let none = job(&flags(Source { disable_routes: true, ..Source::default() }));
         assert!(none.ports.is_empty());
         assert_eq!(settings_rows(&none, Path::new("/"))[10].1, "(none)");

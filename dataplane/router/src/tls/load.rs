@@ -126,7 +126,7 @@ fn read(file: &Path) -> Result<Vec<u8>, TlsLoadError> {
     let cannot = |why: std::io::Error| {
         let hint = match why.kind() {
             std::io::ErrorKind::NotFound => {
-                "check the path; relative ones start at the working directory"
+                "check the path; a relative one starts at the folder of the file that names it"
             }
             std::io::ErrorKind::PermissionDenied => "let the user that runs the router read it",
             _ => "check the file and its disk",
