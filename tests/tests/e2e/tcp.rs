@@ -143,7 +143,9 @@ fn a_slow_reader_stops_the_sender() {
         }
         now > 0 && last.1.elapsed().as_millis() > 400
     });
-    assert!(router.process.anonymous_bytes().saturating_sub(before) < 4 << 20);
+    // The kernel may back what a first connection touches with pages of 2 MiB, whatever little of them is used.
+    let grown = router.process.anonymous_bytes().saturating_sub(before);
+    assert!(grown < 8 << 20, "{grown} bytes more are held");
     let mut check = PatternCheck::default();
     client.wire.exactly(BYTES, |piece| check.take(piece)).unwrap();
     assert_eq!(client.expect_end(), End::Clean);
