@@ -2,7 +2,8 @@
 //!
 //! `im.id`, `epoch` (start of the newest process), `lock`, `records/<instance>.json`, `records/<instance>.seq` (lines that
 //! were published), `ended.jsonl`. But for `epoch` written without fsync: after a loss of power the processes are gone as
-//! well. Environments of jobs are in there, so all of it is its owner's alone. A record that cannot be read is set aside once, as `records/<instance>.unreadable`.
+//! well. Environments of jobs are in there, so all of it is its owner's alone. A record that cannot be read is set aside
+//! once, as `records/<instance>.unreadable`.
 //! Deliberately absent: packages.
 
 use crate::life::Phase;
@@ -201,7 +202,7 @@ impl Keep {
     }
 
     /// A write failed: nothing is offered until one goes well.
-    pub fn is_full(&self, why: &io::Error, now_ms: u64) {
+    pub fn note_full(&self, why: &io::Error, now_ms: u64) {
         let mut retry_ms = self.retry_ms.lock().unwrap_or_else(PoisonError::into_inner);
         if retry_ms.replace(now_ms + RETRY_MS).is_none() {
             tracing::error!(
@@ -289,6 +290,17 @@ mod tests {
             exit_code: Some(9),
             reason: "x\ny".to_owned(),
         }
+    }
+
+    /// Goal: a write that fails leaves nothing half written beside its place.
+    #[test]
+    fn a_failed_write_leaves_nothing() {
+        let directory = std::env::temp_dir().join(format!("runtime-failed-{}", Uuid::new_v4()));
+        let place = directory.join("x.json");
+        fs::create_dir_all(place.join("in the way")).unwrap();
+        assert!(write_json(&place, &1, false).is_err());
+        assert!(!directory.join("x.new").exists());
+        fs::remove_dir_all(&directory).unwrap();
     }
 
     /// Goal: a process is later than all before it on its directory, whatever the clock says, and follows the clock when

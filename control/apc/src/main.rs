@@ -83,7 +83,7 @@ enum Parsed {
 fn parse(words: Vec<String>) -> Result<Parsed, Failure> {
     let mut root = Cli::command();
     root.build();
-    if words.iter().any(|word| word == "--version" || word == "-V") && words.len() == 1 {
+    if matches!(words.as_slice(), [word] if word == "--version" || word == "-V") {
         return Ok(Parsed::Text(format!("apc {}\n", env!("CARGO_PKG_VERSION"))));
     }
     let words = argv::normalise(&root, words)?;

@@ -372,7 +372,7 @@ impl Manager {
         let (Some(keep), Some(instance)) = (&self.keep, self.instances.get(&id)) else { return };
         if let Err(why) = keep.put(&instance.kept()) {
             tracing::error!(instance = %id.short(), %why, "a record was not kept");
-            keep.is_full(&why, self.now_ms());
+            keep.note_full(&why, self.now_ms());
         }
     }
 }

@@ -199,7 +199,7 @@ impl Manager {
         if let Some(keep) = &self.keep
             && let Err(why) = keep.put(&kept)
         {
-            keep.is_full(&why, now_ms);
+            keep.note_full(&why, now_ms);
             self.ports.give_back(&kept.ports.iter().map(|(_, number)| *number).collect::<Vec<_>>());
             return Err(format!("its record cannot be kept: {why}"));
         }
